@@ -1,0 +1,68 @@
+# `make table1` on a bare machine: environment, data, training, evaluation, table.
+
+PYTHON ?= $(firstword $(foreach p,python3.11 python3 python,$(shell $(p) -c \
+	'import ensurepip, sys, venv; sys.version_info[:2] == (3, 11) and print("$(p)")' 2>/dev/null)))
+UV ?= uv
+CORES ?= all
+
+BIN := $(CURDIR)/.venv/bin
+RUN := PATH="$(BIN):$$PATH"
+COMPILE = $(UV) pip compile pyproject.toml --python-version 3.11 --universal --generate-hashes \
+	--no-emit-index-url --no-header --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help table1 test lint format lock clean
+# Two targets at once would install into one environment at once.
+.NOTPARALLEL:
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+table1: .venv/installed ## install what is locked, then train, evaluate and write results/table1.*
+	$(RUN) snakemake --cores $(CORES) --use-conda results/table1.tex
+
+test: .venv/installed-dev ## install the test tools too, and run the tests
+	$(RUN) pytest
+
+lint: .venv/installed-dev ## check style, types and workflow
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) snakefmt --check Snakefile workflow
+	$(RUN) snakemake --lint
+	$(RUN) mypy
+
+format: .venv/installed-dev ## set Python and Snakemake files in our style
+	$(RUN) ruff check --fix .
+	$(RUN) ruff format .
+	$(RUN) snakefmt Snakefile workflow
+
+lock: .venv/installed-dev ## lock again after pyproject.toml changed; UPGRADE=--upgrade takes news
+	@command -v $(UV) >/dev/null || { echo "$(UV) is not on the PATH. Install uv (pip install uv in\
+ an environment of its own), or give UV=/path/to/uv." >&2; exit 1; }
+	$(COMPILE) $(UPGRADE) --output-file requirements.lock
+	$(COMPILE) --extra dev --constraint requirements.lock $(UPGRADE) \
+		--output-file requirements-dev.lock
+	$(RUN) python .ci/lock.py requirements.lock requirements-dev.lock environment.yml
+
+clean: ## remove results and caches; data, weights and runs stay
+	rm -rf results build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find mmnet tests .ci -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp is made last, so an interrupted installation has none. It starts afresh: pip would take
+# a package that is half unpacked for a whole one.
+.venv/installed: requirements.lock pyproject.toml
+	$(call install,$<)
+
+.venv/installed-dev: requirements-dev.lock pyproject.toml
+	$(call install,$<)
+
+define install
+	@test -n "$(PYTHON)" || { echo "Python 3.11 with venv is not on the PATH. Install it (Debian:\
+ apt-get install python3.11-venv), or give PYTHON=/path/to/python3.11." >&2; exit 1; }
+	"$(PYTHON)" -m venv $(if $(wildcard .venv/installing),--clear) .venv
+	@touch .venv/installing
+	.venv/bin/python -m pip install --require-hashes -r $(1)
+	@rm .venv/installing
+	.venv/bin/python -m pip install --no-deps --no-build-isolation -e .
+	@touch $@
+endef

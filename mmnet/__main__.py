@@ -1,0 +1,287 @@
+"""The command line: parse, load the config, call, write. `mmnet COMMAND --help` says more."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mmnet.config import Config, Params, TowerConfig, load_params
+from mmnet.errors import ConfigError, MMNetError
+from mmnet.layout import RESULTS, Layout
+
+# Commands import what they need when they run: `--help` is instant, and a command that needs no
+# torch does not wait for it.
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; return its exit code."""
+    parsed = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], None] = parsed.run
+    try:
+        command(parsed)
+    except MMNetError as error:
+        print(f"mmnet: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("mmnet: interrupted; run the same command again to go on.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mmnet",
+        description="MMNet: Multi-Mask Network for Referring Image Segmentation, from raw data to "
+        "its tables. The Snakefile calls these commands in order; each can be called by hand.",
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def add(name: str, run: Callable[[argparse.Namespace], None], text: str) -> Any:
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(run=run)
+        command.add_argument(
+            "--params", type=Path, default=Path("params.yaml"), metavar="FILE", help="%(default)s"
+        )
+        command.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="KEY=VALUE",
+            help="override a key of params.yaml, such as profile=paper; may be repeated",
+        )
+        return command
+
+    def add_run(name: str, run: Callable[[argparse.Namespace], None], text: str) -> Any:
+        command = add(name, run, text)
+        command.add_argument("--experiment", required=True, help="a name of params.yaml")
+        command.add_argument("--seed", type=int, help="default: the first of params.yaml's seeds")
+        return command
+
+    def add_device(command: Any) -> None:
+        command.add_argument(
+            "--device", default="auto", help="cpu, cuda, cuda:1, ...; default: a GPU if any"
+        )
+
+    add("shapes", _shapes, "Draw the procedural benchmark and write its archives.")
+    command = add("download", _download, "Fetch an archive and verify its checksum.")
+    command.add_argument(
+        "archive", metavar="ARCHIVE", help="refcoco, refcoco+, refcocog, train2014"
+    )
+    command = add("prepare", _prepare, "Turn a dataset's archive into one table of sentences.")
+    command.add_argument("dataset", metavar="DATASET", help="refcoco, refcoco+ or refcocog")
+    add("unpack-images", _unpack_images, "Unpack the images that the tables name.")
+    command = add("download-clip", _download_clip, "Fetch OpenAI's weights of a CLIP tower.")
+    command.add_argument("tower", metavar="TOWER", help="a name of the profile's towers")
+    command = add("pretrain", _pretrain, "Pre-train a CLIP tower on captioned crops.")
+    command.add_argument("tower", metavar="TOWER", help="a name of the profile's towers")
+    add_device(command)
+    command = add_run("train", _train, "Train an experiment, or go on with an interrupted one.")
+    add_device(command)
+    command = add_run("predict", _predict, "Count intersection and union for every sentence.")
+    command.add_argument(
+        "--checkpoint", type=Path, metavar="FILE", help="default: the experiment's own"
+    )
+    add_device(command)
+    add_run("evaluate", _evaluate, "Score the rows that predict wrote: mIoU, oIoU, Pr@X.")
+    command = add("report", _report, "Write a table from the scores of its runs.")
+    command.add_argument("table", metavar="TABLE", choices=["table1"], help="table1")
+    command = add("describe", _describe, "Print modules, parameters, FLOPs and output sizes.")
+    command.add_argument("--experiment", required=True, help="a name of params.yaml")
+    return parser
+
+
+def _load(arguments: argparse.Namespace) -> tuple[Params, Layout]:
+    params = load_params(arguments.params, arguments.set)
+    return params, Layout(params.profile)
+
+
+def _load_run(arguments: argparse.Namespace) -> tuple[Config, Layout]:
+    params, layout = _load(arguments)
+    seed = params.seeds[0] if arguments.seed is None else arguments.seed
+    return params.resolve(arguments.experiment, seed), layout
+
+
+def _known(name: str, known: dict[Any, Any], what: str) -> Any:
+    if name not in known:
+        raise ConfigError(f"no {what} {name!r}. Known: {', '.join(known)}.")
+    return known[name]
+
+
+def _known_tower(name: str, params: Params, *, pretrained: str) -> TowerConfig:
+    tower: TowerConfig = _known(name, params.active.towers, "tower")
+    if tower.pretrained != pretrained:
+        raise ConfigError(
+            f"profiles.{params.profile}.towers.{name}.pretrained is {tower.pretrained!r}, not "
+            f"{pretrained!r}: this command has nothing to do for it."
+        )
+    return tower
+
+
+def _device(name: str, threads: int) -> Any:
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
+    # Nothing here reads memory before it writes it; filling it first costs a fifth of the time.
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    # cuBLAS is deterministic only with a fixed workspace.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"--device {name}: {reason}. Name another, or none.") from None
+    return device
+
+
+def _shapes(arguments: argparse.Namespace) -> None:
+    from mmnet.data.shapes import write_mirror
+    from mmnet.progress import track
+
+    params, layout = _load(arguments)
+    shapes = params.active.shapes
+    if shapes is None:
+        raise ConfigError(
+            f"profile {params.profile} has no procedural benchmark (shapes: null). "
+            "Use --set profile=mini."
+        )
+    total = sum(count for splits in shapes.images.values() for count in splits.values())
+    write_mirror(
+        layout.mirror,
+        seed=shapes.seed,
+        image_sizes=shapes.image_sizes,
+        images={str(source): counts for source, counts in shapes.images.items()},
+        progress=lambda plan: track(plan, name="drawing", total=total, unit="images"),
+    )
+
+
+def _download(arguments: argparse.Namespace) -> None:
+    from mmnet.data.download import fetch
+
+    params, layout = _load(arguments)
+    archive = _known(arguments.archive, params.active.archives, "archive")
+    fetch(archive, layout.archive(arguments.archive))
+
+
+def _prepare(arguments: argparse.Namespace) -> None:
+    from mmnet.data.prepare import prepare_table
+    from mmnet.progress import say
+
+    params, layout = _load(arguments)
+    name = arguments.dataset
+    table, notes = prepare_table(
+        name,
+        _known(name, params.active.datasets, "dataset"),
+        archive=layout.archive(name),
+        output=layout.table(name),
+    )
+    for split, rows in table.groupby("split", sort=False):
+        refs, images = rows["ref_id"].nunique(), rows["image_id"].nunique()
+        say(f"{name} {split}: {refs} refs, {len(rows)} sentences, {images} images")
+    for line in notes.lines():
+        say(f"{name}: {line}")
+
+
+def _unpack_images(arguments: argparse.Namespace) -> None:
+    from mmnet.data.prepare import unpack_images
+    from mmnet.progress import say
+
+    params, layout = _load(arguments)
+    count = unpack_images(
+        layout.archive("train2014"),
+        tables=[layout.table(name) for name in params.active.datasets],
+        folder=layout.images,
+        manifest=layout.manifest,
+    )
+    say(f"{count} images in {layout.images}")
+
+
+def _download_clip(arguments: argparse.Namespace) -> None:
+    from mmnet.model.clip import download_openai
+
+    params, layout = _load(arguments)
+    tower = _known_tower(arguments.tower, params, pretrained="openai")
+    download_openai(tower.architecture, layout.clip(arguments.tower))
+
+
+def _pretrain(arguments: argparse.Namespace) -> None:
+    from mmnet.train.pretrain import pretrain
+
+    params, layout = _load(arguments)
+    tower = _known_tower(arguments.tower, params, pretrained="captions")
+    if params.active.pretrain is None:
+        raise ConfigError(f"profiles.{params.profile}.pretrain is null: nothing to train with.")
+    pretrain(
+        tower,
+        params.active.pretrain,
+        tables=[layout.table(name) for name in params.active.datasets],
+        images=layout.images,
+        output=layout.clip(arguments.tower),
+        device=_device(arguments.device, params.active.pretrain.threads),
+    )
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    from mmnet.train.loop import fit
+
+    config, layout = _load_run(arguments)
+    fit(
+        config,
+        table=layout.table(config.dataset_name),
+        images=layout.images,
+        weights=layout.weights(config.tower_name, config.tower),
+        folder=layout.run(config.experiment, config.seed),
+        device=_device(arguments.device, config.train.threads),
+    )
+
+
+def _predict(arguments: argparse.Namespace) -> None:
+    from mmnet.evaluate.predict import predict_splits
+
+    config, layout = _load_run(arguments)
+    predict_splits(
+        config,
+        checkpoint=arguments.checkpoint or layout.checkpoint(config.experiment, config.seed),
+        table=layout.table(config.dataset_name),
+        images=layout.images,
+        output=layout.rows(config.experiment, config.seed),
+        device=_device(arguments.device, config.train.threads),
+    )
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from mmnet.evaluate.metrics import score_run
+    from mmnet.files import atomic_write
+
+    config, layout = _load_run(arguments)
+    scores = score_run(config, rows=layout.rows(config.experiment, config.seed))
+    with atomic_write(layout.scores(config.experiment, config.seed)) as file:
+        json.dump(scores, file, indent=1)
+        file.write("\n")
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from mmnet.report.tables import write_table1
+
+    params, layout = _load(arguments)
+    names = [name for name, e in params.experiments.items() if arguments.table in e.tables]
+    scores = [layout.scores(name, seed) for name in names for seed in params.seeds]
+    write_table1(scores, RESULTS, params=params)
+
+
+def _describe(arguments: argparse.Namespace) -> None:
+    from mmnet.model.describe import describe
+
+    params, _ = _load(arguments)
+    config = params.resolve(arguments.experiment, params.seeds[0])
+    print(describe(config.model, config.tower, max_length=config.dataset.max_length))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,374 @@
+"""What params.yaml may say, and what it means.
+
+Values live in params.yaml alone; the classes hold types, ranges and meaning. Every key must be
+there and none may be unknown: a mistake is reported in one line, before any work starts.
+"""
+
+import difflib
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mmnet.errors import ConfigError
+
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+DatasetName = Literal["refcoco", "refcoco+", "refcocog"]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
+"""Names become folders and wildcards, so they are kept plain."""
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ArchiveConfig(Strict):
+    """Where one archive lies, and how to know that it is the right one."""
+
+    urls: Annotated[list[str], Field(min_length=1)]
+    """Mirrors, tried in order: http(s): or file:PATH, a path relative to the repository root."""
+    bytes: PositiveInt | None = None
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    md5: Annotated[str, Field(pattern="^[0-9a-f]{32}$")] | None = None
+    """Only where no SHA-256 is published."""
+    checksums: str | None = None
+    """A SHA256SUMS file that lies beside a local mirror's archives."""
+
+    @model_validator(mode="after")
+    def _one_checksum(self) -> Self:
+        if sum(value is not None for value in (self.sha256, self.md5, self.checksums)) != 1:
+            raise ValueError("needs exactly one of sha256, md5, checksums")
+        return self
+
+
+class ShapesConfig(Strict):
+    """The procedural benchmark; `shapes: null` where the archives are real."""
+
+    seed: Seed
+    image_sizes: Annotated[list[tuple[PositiveInt, PositiveInt]], Field(min_length=1)]
+    """(width, height) of the scenes, in pixels."""
+    images: dict[Literal["refcoco", "refcocog"], dict[str, PositiveInt]]
+    """Images of each split. RefCOCO+ shares RefCOCO's."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sizes_are_pairs(cls, values: Any) -> Any:
+        # YAML has lists only; strict validation wants the tuples.
+        if isinstance(values, dict) and isinstance(values.get("image_sizes"), list):
+            sizes = [tuple(s) if isinstance(s, list) else s for s in values["image_sizes"]]
+            values = {**values, "image_sizes": sizes}
+        return values
+
+
+class DatasetConfig(Strict):
+    refs: Literal["unc", "umd", "google"]
+    """Which partition: the file refs(unc).p, refs(umd).p or refs(google).p."""
+    splits: Annotated[list[str], Field(min_length=2)]
+    """Evaluation splits in the order of Table 1's columns; `val` chooses the checkpoint."""
+    max_length: Annotated[int, Field(ge=3, le=77)]
+    """L: tokens of a sentence, with [SOS] and [EOS]."""
+
+    @model_validator(mode="after")
+    def _has_val(self) -> Self:
+        if "val" not in self.splits:
+            raise ValueError("splits must contain val, which chooses the checkpoint")
+        return self
+
+
+class TowerConfig(Strict):
+    """One pair of CLIP towers."""
+
+    architecture: str
+    """Name of an open_clip model. OpenAI's weights need the -quickgelu ones."""
+    pretrained: str
+    """openai: OpenAI's weights. captions: trained here, by the rule pretrain_clip.
+    none: random. Anything else: path of a weights file."""
+    label: str
+    """Name in the tables."""
+
+
+class ModelConfig(Strict):
+    """Sizes of MMNet in the paper's symbols, and its ablation switches."""
+
+    image_size: Annotated[int, Field(gt=0, multiple_of=32)]
+    """H = W, in pixels."""
+    resize: Literal["letterbox", "squash"]
+    """letterbox keeps the aspect, as CRIS; squash does not, as LAVT."""
+    width: Annotated[int, Field(gt=0, multiple_of=8)]
+    """C."""
+    channels: Annotated[list[PositiveInt], Field(min_length=3, max_length=3)]
+    """C2, C3, C4."""
+    num_queries: PositiveInt
+    """N_q; Table 2 peaks at 24."""
+    decoder_layers: PositiveInt
+    heads: PositiveInt
+    ffn: PositiveInt
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    mmp: bool
+    """Multi-Mask Projector: one mask per query (Table 3)."""
+    mqe: bool
+    """Multi-Query Estimator: masks weighed by scores (Table 4)."""
+    f_vg: bool
+    """The global visual feature joins the words, Eq. 8 (Table 4)."""
+    relu_kernel: bool
+    """ReLU on the dynamic kernels of Eq. 14, as printed; CRIS has none."""
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"heads ({self.heads}) must divide width ({self.width})")
+        return self
+
+
+class TrainConfig(Strict):
+    epochs: PositiveInt
+    batch_size: PositiveInt
+    lr: PositiveFloat
+    """Of Adam, at the first step."""
+    head_lr_multiplier: PositiveFloat
+    """What is not CLIP learns this many times faster: 1 in the paper, 10 in CRIS."""
+    lr_power: PositiveFloat
+    """Of the polynomial decay, per step."""
+    threads: PositiveInt
+    """Cores of one job: fixed, never scaled down, since results depend on it."""
+    workers: Annotated[int, Field(ge=0)]
+    """Loader processes beside the training process."""
+
+
+class EvaluateConfig(Strict):
+    threshold: Annotated[float, Field(gt=0, lt=1)]
+    """On the sigmoid of y, at the image's original size."""
+    batch_size: PositiveInt
+    """Sentences at a time."""
+
+
+class PretrainConfig(Strict):
+    """Contrastive pre-training of a tower with `pretrained: captions`."""
+
+    steps: PositiveInt
+    batch_size: PositiveInt
+    lr: PositiveFloat
+    threads: PositiveInt
+
+
+class ProfileConfig(Strict):
+    label: str
+    """How captions name this profile's data."""
+    shapes: ShapesConfig | None
+    archives: dict[Literal["refcoco", "refcoco+", "refcocog", "train2014"], ArchiveConfig]
+    datasets: dict[DatasetName, DatasetConfig]
+    towers: dict[Name, TowerConfig]
+    model: ModelConfig
+    train: TrainConfig
+    evaluate: EvaluateConfig
+    pretrain: PretrainConfig | None
+
+
+class Config(Strict):
+    """One run, all values resolved: what is stored beside the results."""
+
+    profile: str
+    experiment: str
+    seed: Seed
+    dataset_name: DatasetName
+    dataset: DatasetConfig
+    tower_name: str
+    tower: TowerConfig
+    model: ModelConfig
+    train: TrainConfig
+    evaluate: EvaluateConfig
+
+
+class ExperimentConfig(Strict):
+    """A named override: its rows' data and tower, and what differs from the profile."""
+
+    tables: list[Literal["table1"]]
+    dataset: DatasetName
+    tower: Name
+    model: dict[str, Any] = {}
+    train: dict[str, Any] = {}
+    evaluate: dict[str, Any] = {}
+
+
+class Params(Strict):
+    """params.yaml, whole."""
+
+    profile: str
+    seeds: Annotated[list[Seed], Field(min_length=1)]
+    experiments: dict[Name, ExperimentConfig]
+    profiles: dict[Name, ProfileConfig]
+
+    @property
+    def active(self) -> ProfileConfig:
+        return self.profiles[self.profile]
+
+    def resolve(self, experiment: str, seed: int) -> Config:
+        """Return the run's full config: the profile's values under the experiment's own."""
+        if experiment not in self.experiments:
+            raise ConfigError(
+                f"params.yaml: experiments has no {experiment!r}."
+                + _did_you_mean(experiment, self.experiments)
+            )
+        chosen, profile = self.experiments[experiment], self.active
+        where = f"experiments.{experiment}"
+        for key, known in (("dataset", profile.datasets), ("tower", profile.towers)):
+            value = getattr(chosen, key)
+            if value not in known:
+                raise ConfigError(
+                    f"params.yaml: {where}.{key}: profiles.{self.profile}.{key}s has no {value!r}."
+                    + _did_you_mean(value, known)
+                )
+
+        def merged(section: str) -> Any:
+            values = {**getattr(profile, section).model_dump(), **getattr(chosen, section)}
+            return _validate(type(getattr(profile, section)), values, f"{where}.{section}")
+
+        values = {
+            "profile": self.profile,
+            "experiment": experiment,
+            "seed": seed,
+            "dataset_name": chosen.dataset,
+            "dataset": profile.datasets[chosen.dataset],
+            "tower_name": chosen.tower,
+            "tower": profile.towers[chosen.tower],
+            "model": merged("model"),
+            "train": merged("train"),
+            "evaluate": merged("evaluate"),
+        }
+        config: Config = _validate(Config, values, "")
+        return config
+
+
+def load_params(path: Path, overrides: list[str] | None = None) -> Params:
+    """Read and check params.yaml; `overrides` are KEY=VALUE, keys dotted, values YAML."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: not found. Run from the repository's root.") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    for override in overrides or []:
+        _apply(values, override)
+    return check_params(values)
+
+
+def check_params(values: Any) -> Params:
+    """Check the whole of params.yaml, every experiment of the active profile included."""
+    params: Params = _validate(Params, values, "")
+    if params.profile not in params.profiles:
+        raise ConfigError(
+            f"params.yaml: profile: profiles has no {params.profile!r}."
+            + _did_you_mean(params.profile, params.profiles)
+        )
+    if len(set(params.seeds)) != len(params.seeds):
+        raise ConfigError(f"params.yaml: seeds: {params.seeds} names a seed twice. Drop one.")
+    for name, profile in params.profiles.items():
+        captioned = [t for t, tower in profile.towers.items() if tower.pretrained == "captions"]
+        if captioned and profile.pretrain is None:
+            raise ConfigError(
+                f"params.yaml: profiles.{name}.pretrain is null, but towers {captioned} are to be "
+                "pre-trained on captions. Give its values, or another `pretrained`."
+            )
+    for experiment in params.experiments:
+        params.resolve(experiment, params.seeds[0])
+    return params
+
+
+def overrides_between(base: Any, changed: Any, prefix: str = "") -> list[str]:
+    """Return the KEY=VALUE overrides that turn `base` into `changed`."""
+    if isinstance(base, dict) and isinstance(changed, dict):
+        return [
+            override
+            for key, value in changed.items()
+            for override in overrides_between(base.get(key), value, f"{prefix}.{key}".lstrip("."))
+        ]
+    return [] if base == changed else [f"{prefix}={json.dumps(changed)}"]
+
+
+def _apply(values: Any, override: str) -> None:
+    key, equals, text = override.partition("=")
+    override = " ".join(override.split())
+    *parents, last = key.split(".")
+    if not (equals and last and all(parents)):
+        raise ConfigError(f"--set {override}: write KEY=VALUE, such as profile=paper.")
+    for parent in parents:
+        values = values.setdefault(parent, {}) if isinstance(values, dict) else None
+    if not isinstance(values, dict):
+        raise ConfigError(f"--set {override}: {'.'.join(parents) or 'the file'} holds no keys.")
+    values[last] = _override_value(override, text)
+
+
+def _override_value(override: str, text: str) -> Any:
+    try:
+        # `overrides_between` writes JSON, and YAML would take JSON's 1e-05 for text.
+        return json.loads(text)
+    except ValueError:
+        pass
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: not YAML: {' '.join(str(error).split())}") from None
+
+
+def _validate(model: type[Any], values: Any, where: str) -> Any:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        location = [str(part) for part in first["loc"] if part != "[key]"]
+        dotted = ".".join([*([where] if where else []), *location]) or "the file"
+        message = f"params.yaml: {dotted} {_advice(model, first)}"
+        raise ConfigError(" ".join(message.split())) from None
+
+
+def _advice(model: type[BaseModel], error: Any) -> str:
+    kind, location, value = error["type"], error["loc"], error["input"]
+    if kind == "extra_forbidden":
+        return "is unknown." + _did_you_mean(str(location[-1]), _fields_at(model, location[:-1]))
+    if kind == "missing":
+        return "is missing. Add it."
+    if kind == "literal_error":
+        known = re.findall(r"'([^']*)'", error["ctx"]["expected"])
+        return f"is {value!r}: must be one of {', '.join(known)}." + _did_you_mean(value, known)
+    if isinstance(value, str) and kind in ("float_type", "int_type"):
+        hint = " (YAML reads 1e-5 as text: write 1.0e-5)" if "e" in value.lower() else ""
+        return f"is the text {value!r}: must be a number{hint}."
+    message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    shown = "" if kind == "value_error" else f"is {value!r}: "
+    return f"{shown}{message}."
+
+
+def _fields_at(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
+    """Names the schema knows at a place, found by walking it."""
+    schema = model.model_json_schema()
+    node: Any = schema
+
+    def resolved(node: Any) -> Any:
+        for option in node.get("anyOf", []):
+            if option.get("type") != "null":
+                node = option
+        if "$ref" in node:
+            node = schema["$defs"][node["$ref"].rsplit("/", 1)[1]]
+        return node
+
+    for part in location:
+        node = resolved(node)
+        patterns = list(node.get("patternProperties", {}).values())
+        node = node.get("properties", {}).get(part) or node.get("additionalProperties") or patterns
+        node = node[0] if isinstance(node, list) and node else node
+        node = node if isinstance(node, dict) else {}
+    return list(resolved(node).get("properties", {}))
+
+
+def _did_you_mean(word: Any, known: Any) -> str:
+    close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.5)
+    if close:
+        return f" Did you mean {close[0]}?"
+    return f" Known: {', '.join(known)}." if known else ""

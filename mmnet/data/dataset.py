@@ -1,0 +1,239 @@
+"""Rows of a prepared table and their images, as tensors."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from pycocotools import mask as coco_mask
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.io import ImageReadMode, decode_image
+
+from mmnet.config import Config
+from mmnet.data.refer import read_table
+from mmnet.data.tokenizer import tokenize
+from mmnet.data.transforms import Placement, letterbox, mask_to_grid, place
+from mmnet.errors import DataError
+
+MASK_STRIDE = 4
+"""Of the grid the loss is taken on: H/4 (reading 9)."""
+
+
+class Item(NamedTuple):
+    image: Tensor
+    """(3, H, W) bytes"""
+    tokens: Tensor
+    """(L,)"""
+    mask: Tensor
+    """(H/4, W/4) bool"""
+
+
+def read_image(path: Path) -> Tensor:
+    """Decode an image to (3, h, w) bytes.
+
+    Raises:
+        DataError: it is missing or damaged.
+    """
+    try:
+        image: Tensor = decode_image(str(path), mode=ImageReadMode.RGB)
+    except RuntimeError as error:
+        # torchvision's line begins with its own function, file and line.
+        detail = str(error).splitlines()[0].split(", ", 2)[-1]
+        reason = f"damaged ({detail})" if path.exists() else "not found"
+        raise DataError(
+            f"{path}: image {reason}. Unpack the images again: mmnet unpack-images."
+        ) from None
+    return image
+
+
+def read_mask(counts: bytes, height: int, width: int) -> Tensor:
+    """Decode COCO's compressed RLE to (h, w) bool."""
+    return torch.from_numpy(coco_mask.decode({"counts": counts, "size": [height, width]})).bool()
+
+
+def read_square(path: Path, placement: Placement) -> Tensor:
+    """Decode an image into the model's square: (3, H, W) bytes.
+
+    Raises:
+        DataError: it is missing, damaged, or of another size than its annotation says.
+    """
+    image = read_image(path)
+    if image.shape[1:] != (placement.height, placement.width):
+        raise DataError(
+            f"{path}: is {image.shape[2]}x{image.shape[1]} pixels, its annotation says "
+            f"{placement.width}x{placement.height}. The two are not of one release: fetch again."
+        )
+    return letterbox(image, placement)
+
+
+class TrainItems(Dataset[Item]):
+    """One epoch: every referred object once, with one of its sentences, in a drawn order.
+
+    Order and sentences are a function of seed and epoch alone (reading 11).
+    """
+
+    def __init__(
+        self,
+        table: Path,
+        images: Path,
+        *,
+        seed: int,
+        image_size: int,
+        resize: str,
+        max_length: int,
+    ) -> None:
+        rows = read_table(table, ["train"])
+        self.records = list(rows.itertuples(index=False))
+        self.images, self.seed = images, seed
+        self.image_size, self.resize = image_size, resize
+        self.tokens, self.num_cut = tokenize(list(rows["sentence"]), max_length)
+        groups = rows.groupby("ref_id", sort=True).indices
+        self.rows_of_ref = [np.asarray(rows) for rows in groups.values()]
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw the epoch's order and sentences."""
+        draw = np.random.default_rng([self.seed, epoch])
+        chosen = [rows[draw.integers(len(rows))] for rows in self.rows_of_ref]
+        self.order = draw.permutation(np.asarray(chosen))
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, index: int) -> Item:
+        row = self.records[self.order[index]]
+        placement = place(row.height, row.width, self.image_size, self.resize)
+        return Item(
+            read_square(self.images / row.file, placement),
+            self.tokens[self.order[index]],
+            mask_to_grid(read_mask(row.counts, row.height, row.width), placement, MASK_STRIDE),
+        )
+
+
+class ImageBatch(NamedTuple):
+    """Some images of an evaluation split, and all their sentences."""
+
+    images: Tensor
+    """(I, 3, H, W) bytes"""
+    placements: list[Placement]
+    tokens: Tensor
+    """(S, L)"""
+    image_of_sentence: Tensor
+    """(S,)"""
+    rows: pd.DataFrame
+    """S rows of the prepared table"""
+
+
+class EvaluationItems(Dataset[ImageBatch]):
+    """Evaluation splits, an image with all its sentences together, so that none is encoded twice.
+
+    Images come in the order of their numbers; a batch ends with the image that brings it to
+    `batch_size` sentences. No batch spans two splits: a split's rows are the same with or without
+    the others.
+    """
+
+    def __init__(
+        self,
+        table: Path,
+        images: Path,
+        *,
+        splits: list[str],
+        batch_size: int,
+        image_size: int,
+        resize: str,
+        max_length: int,
+    ) -> None:
+        rows = read_table(table, splits).sort_values(["split", "image_id", "sent_id"])
+        self.rows = rows.reset_index(drop=True)
+        self.images, self.image_size, self.resize = images, image_size, resize
+        self.tokens, self.num_cut = tokenize(list(self.rows["sentence"]), max_length)
+        self.batches: list[np.ndarray] = []
+        for _, of_split in self.rows.groupby("split", sort=True):
+            waiting: list[int] = []
+            for _, of_image in of_split.groupby("image_id", sort=True):
+                waiting.extend(of_image.index)
+                if len(waiting) >= batch_size:
+                    self.batches.append(np.asarray(waiting))
+                    waiting = []
+            if waiting:
+                self.batches.append(np.asarray(waiting))
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> ImageBatch:
+        indices = self.batches[index]
+        rows = self.rows.iloc[indices]
+        firsts = rows.drop_duplicates("image_id")
+        places = zip(firsts["height"], firsts["width"], strict=True)
+        placements = [place(h, w, self.image_size, self.resize) for h, w in places]
+        images = [
+            read_square(self.images / file, placement)
+            for file, placement in zip(firsts["file"], placements, strict=True)
+        ]
+        number = {image_id: i for i, image_id in enumerate(firsts["image_id"])}
+        return ImageBatch(
+            torch.stack(images),
+            placements,
+            self.tokens[indices],
+            torch.tensor([number[image_id] for image_id in rows["image_id"]]),
+            rows,
+        )
+
+
+def training_items(config: Config, table: Path, images: Path) -> TrainItems:
+    return TrainItems(
+        table,
+        images,
+        seed=config.seed,
+        image_size=config.model.image_size,
+        resize=config.model.resize,
+        max_length=config.dataset.max_length,
+    )
+
+
+def evaluation_items(
+    config: Config, table: Path, images: Path, *, splits: list[str]
+) -> EvaluationItems:
+    return EvaluationItems(
+        table,
+        images,
+        splits=splits,
+        batch_size=config.evaluate.batch_size,
+        image_size=config.model.image_size,
+        resize=config.model.resize,
+        max_length=config.dataset.max_length,
+    )
+
+
+def read(items: Dataset[Any], *, batch_size: int | None, workers: int) -> Iterator[Any]:
+    """Read items in their own order; whole batches only, or, without a size, as they are.
+
+    Raises:
+        DataError: an item's image is missing, damaged or of another size.
+    """
+    collate: Callable[[Any], Any] = _stack if batch_size else _as_is
+    loader: DataLoader[Any] = DataLoader(
+        items,
+        batch_size=batch_size,
+        drop_last=batch_size is not None,
+        num_workers=workers,
+        collate_fn=collate,
+    )
+    try:
+        yield from loader
+    except DataError as error:
+        # A worker's error arrives as its whole traceback, of which the last line is the message.
+        line = str(error).splitlines()[-1]
+        raise DataError(line.removeprefix(f"{DataError.__module__}.DataError: ")) from None
+
+
+def _stack(items: list[Item]) -> Item:
+    return Item(*(torch.stack(tensors) for tensors in zip(*items, strict=True)))
+
+
+def _as_is(batch: Any) -> Any:
+    return batch

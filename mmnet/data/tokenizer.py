@@ -1,0 +1,31 @@
+"""CLIP's byte pair encoding, cut to L tokens."""
+
+import functools
+
+import torch
+from open_clip.tokenizer import SimpleTokenizer
+from torch import Tensor
+
+SOS, EOS = 49406, 49407
+"""CLIP's start and end of text; the end has the largest id, so argmax finds it."""
+
+
+@functools.cache
+def _tokenizer() -> SimpleTokenizer:
+    return SimpleTokenizer()
+
+
+def tokenize(sentences: list[str], max_length: int) -> tuple[Tensor, int]:
+    """Return token ids (n, L), zero behind [EOS], and how many sentences were cut to fit.
+
+    A cut sentence keeps its [EOS].
+    """
+    tokens = torch.zeros(len(sentences), max_length, dtype=torch.long)
+    cut = 0
+    for row, sentence in zip(tokens, sentences, strict=True):
+        whole = [SOS, *_tokenizer().encode(sentence), EOS]
+        cut += len(whole) > max_length
+        kept = whole[:max_length]
+        kept[-1] = EOS
+        row[: len(kept)] = torch.tensor(kept)
+    return tokens, cut

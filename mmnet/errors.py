@@ -1,0 +1,21 @@
+"""Mistakes a user can mend: one line each, saying what, where and how."""
+
+
+class MMNetError(Exception):
+    """Base of all errors the command line shows without a traceback."""
+
+
+class ConfigError(MMNetError):
+    """A value in params.yaml, or a name asked for that params.yaml does not have."""
+
+
+class DataError(MMNetError):
+    """An archive, annotation, image or table that is not what it should be."""
+
+
+class CheckpointError(MMNetError):
+    """Weights that are damaged, or belong to something else."""
+
+
+class TrainingError(MMNetError):
+    """A run that cannot go on, such as one whose loss is not finite."""

@@ -1,0 +1,54 @@
+"""IoU and Precision@X (§4.1), from one row per sentence.
+
+The paper leaves open whether IoU is mean (as CRIS) or overall (as LAVT): both come from the same
+rows (reading 1).
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mmnet.config import Config
+from mmnet.data.refer import read_table
+
+THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
+METRICS = ("mIoU", "oIoU", *(f"Pr@{x}" for x in THRESHOLDS))
+
+
+def iou(rows: pd.DataFrame) -> pd.Series:
+    """Return each sentence's intersection over union; two empty masks agree, 1."""
+    return (rows["intersection"] / rows["union"]).where(rows["union"] > 0, 1.0)
+
+
+def score(rows: pd.DataFrame) -> dict[str, float]:
+    """Return the metrics of a split's rows, as fractions.
+
+    mIoU: mean of the sentences' IoU. oIoU: sum of intersections over sum of unions. Pr@X: share
+    of sentences with IoU > X, strictly.
+    """
+    ious = iou(rows)
+    overall = float(rows["intersection"].sum() / max(rows["union"].sum(), 1))
+    precision = {f"Pr@{x}": float((ious > x).mean()) for x in THRESHOLDS}
+    return {"mIoU": float(ious.mean()), "oIoU": overall, **precision}
+
+
+def score_run(config: Config, *, rows: Path) -> dict[str, Any]:
+    """Return a run's scores on each of its splits, with what names the run.
+
+    Raises:
+        DataError: the rows are missing, damaged or lack a split.
+    """
+    table = read_table(rows, config.dataset.splits, maker="mmnet predict")
+    return {
+        "profile": config.profile,
+        "experiment": config.experiment,
+        "seed": config.seed,
+        "dataset": config.dataset_name,
+        "backbone": config.tower.label,
+        "splits": {
+            split: {"sentences": len(of_split), **score(of_split)}
+            for split in config.dataset.splits
+            for of_split in [table[table["split"] == split]]
+        },
+    }

@@ -1,0 +1,68 @@
+"""Where everything lies: one place for the command line and the rules.
+
+Costly files lie under a folder of their profile, so that switching profiles redoes nothing;
+`results/` shows the active profile. A name may be a Snakemake wildcard such as "{dataset}".
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmnet.config import TowerConfig
+
+RESULTS = Path("results")
+
+
+@dataclass(frozen=True)
+class Layout:
+    profile: str
+
+    @property
+    def data(self) -> Path:
+        return Path("data") / self.profile
+
+    @property
+    def mirror(self) -> Path:
+        """The procedural archives, where the profile has them."""
+        return self.data / "mirror"
+
+    @property
+    def images(self) -> Path:
+        """Folder of the images that the refs name."""
+        return self.data / "images"
+
+    @property
+    def manifest(self) -> Path:
+        """Their names and sizes in bytes, standing for the folder in the rules."""
+        return self.data / "images.tsv"
+
+    def archive(self, name: str) -> Path:
+        return self.data / "archives" / f"{name}.zip"
+
+    def table(self, dataset: str) -> Path:
+        return self.data / f"{dataset}.parquet"
+
+    def clip(self, tower: str) -> Path:
+        return Path("clip") / self.profile / f"{tower}.pt"
+
+    def weights(self, tower: str, config: TowerConfig) -> Path | None:
+        """The file a tower starts from."""
+        if config.pretrained == "none":
+            return None
+        if config.pretrained in ("openai", "captions"):
+            return self.clip(tower)
+        return Path(config.pretrained)
+
+    def run(self, experiment: str, seed: int | str) -> Path:
+        return Path("runs") / self.profile / experiment / f"seed{seed}"
+
+    def checkpoint(self, experiment: str, seed: int | str) -> Path:
+        return self.run(experiment, seed) / "checkpoint.pt"
+
+    def metrics(self, experiment: str, seed: int | str) -> Path:
+        return self.run(experiment, seed) / "metrics.jsonl"
+
+    def rows(self, experiment: str, seed: int | str) -> Path:
+        return self.run(experiment, seed) / "rows.parquet"
+
+    def scores(self, experiment: str, seed: int | str) -> Path:
+        return self.run(experiment, seed) / "scores.json"

@@ -1,0 +1,103 @@
+"""The Image Encoder: CLIP's, with all its outputs: Eq. 1, then F_v2, F_v3, F_v4, F_vg."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from open_clip.modified_resnet import AttentionPool2d, ModifiedResNet
+from open_clip.transformer import VisionTransformer
+from torch import Tensor, nn
+
+from mmnet.model.layers import ReLUConv
+
+# B batch, C' width of the space CLIP's images share with its texts, C2, C3, C4 channels at
+# strides 8, 16, 32, N4 = H4 * W4 cells at stride 32, g x g patches of a ViT.
+
+
+class ResNetBackbone(nn.Module):
+    """CLIP's ResNet: its stages and, by Eq. 1, all tokens of its attention pool (§3.1).
+
+    M2, M3, M4, Mg are plain matrices: 1x1 convolutions, nothing after.
+    """
+
+    def __init__(self, visual: ModifiedResNet, *, channels: Sequence[int]) -> None:
+        super().__init__()
+        self.visual = visual
+        c2, c3, c4 = channels
+        stage2, stage3 = visual.layer2[-1].conv3, visual.layer3[-1].conv3
+        self.m_2 = nn.Conv2d(stage2.out_channels, c2, 1, bias=False)
+        self.m_3 = nn.Conv2d(stage3.out_channels, c3, 1, bias=False)
+        self.m_4 = nn.Conv2d(visual.output_dim, c4, 1, bias=False)
+        self.m_g: nn.Module = nn.Linear(visual.output_dim, c4, bias=False)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        x2, x3, z, z_bar = self.encode(image)
+        return self.m_2(x2), self.m_3(x3), self.m_4(z), self.m_g(z_bar)
+
+    def encode(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return x2, x3, z and z̄, which is CLIP's own feature of the image."""
+        visual = self.visual
+        x2 = visual.layer2(visual.layer1(visual.stem(image)))
+        x3 = visual.layer3(x2)
+        x4 = visual.layer4(x3)
+        z_bar, z = attention_pool(visual.attnpool, x4)
+        return x2, x3, z, z_bar
+
+
+def attention_pool(pool: AttentionPool2d, x4: Tensor) -> tuple[Tensor, Tensor]:
+    """[z̄, z] of Eq. 1: CLIP keeps z̄ (B, C') alone, we keep z (B, C', H4, W4) as well."""
+    x = x4.flatten(2).transpose(1, 2)  # (B, N4, C)
+    x = torch.cat([x.mean(1, keepdim=True), x], 1) + pool.positional_embedding
+    q, k, v = (
+        w(x).unflatten(-1, (pool.num_heads, -1)).transpose(1, 2)
+        for w in (pool.q_proj, pool.k_proj, pool.v_proj)
+    )
+    heads = F.scaled_dot_product_attention(q, k, v)
+    out: Tensor = pool.c_proj(heads.transpose(1, 2).flatten(2))  # (B, 1 + N4, C')  Eq. 1
+    return out[:, 0], out[:, 1:].transpose(1, 2).unflatten(2, x4.shape[2:])
+
+
+class ViTBackbone(nn.Module):
+    """CLIP's ViT: class token, and the one patch map convolved into three (§3.1).
+
+    Readings: patch tokens pass CLIP's last norm and projection as its class token does. Where the
+    patch does not divide the image (ViT-L/14 at 480), the image shrinks to the largest multiple
+    and the tokens are resampled to the grid at stride 16. The three convolutions have BatchNorm
+    and ReLU: without a ReLU, Avg of Eq. 3 would undo the upsampling one altogether.
+    """
+
+    def __init__(
+        self, visual: VisionTransformer, *, image_size: int, channels: Sequence[int]
+    ) -> None:
+        super().__init__()
+        self.visual = visual
+        self.patches = visual.grid_size[0]
+        side, grid = visual.image_size[0], image_size // 16
+        self.fit = (
+            nn.Identity() if side == image_size else nn.Upsample((side, side), mode="bilinear")
+        )
+        self.to_grid = (
+            nn.Identity() if self.patches == grid else nn.Upsample((grid, grid), mode="bilinear")
+        )
+        c2, c3, c4 = channels
+        self.m_2 = nn.Sequential(
+            nn.ConvTranspose2d(visual.output_dim, c2, 2, stride=2, bias=False),
+            nn.BatchNorm2d(c2),
+            nn.ReLU(),
+        )
+        self.m_3 = ReLUConv(visual.output_dim, c3, size=3)
+        self.m_4 = ReLUConv(visual.output_dim, c4, size=3, stride=2)
+        self.m_g: nn.Module = nn.Linear(visual.output_dim, c4, bias=False)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        z, z_bar = self.encode(image)
+        z = self.to_grid(z)  # (B, C', H3, W3)
+        return self.m_2(z), self.m_3(z), self.m_4(z), self.m_g(z_bar)
+
+    def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Return z (B, C', g, g) and z̄ (B, C'), which is CLIP's own feature of the image."""
+        visual = self.visual
+        x = visual.transformer(visual._embeds(self.fit(image)))
+        x = visual.ln_post(x) @ visual.proj  # (B, 1 + g * g, C')
+        z = x[:, 1:].transpose(1, 2).unflatten(2, (self.patches, self.patches))
+        return z, x[:, 0]

@@ -1,0 +1,71 @@
+"""Config -> MMNet: the one place that knows every size, and where ablations swap parts."""
+
+from pathlib import Path
+
+import torch
+from open_clip.modified_resnet import ModifiedResNet
+from torch import nn
+
+from mmnet.config import ModelConfig, TowerConfig
+from mmnet.model.backbone import ResNetBackbone, ViTBackbone
+from mmnet.model.clip import load_clip
+from mmnet.model.decoder import Decoder
+from mmnet.model.estimator import EqualScores
+from mmnet.model.mask_decoder import MaskDecoder, SingleMaskDecoder
+from mmnet.model.mmnet import MMNet
+from mmnet.model.neck import FusionNeck
+from mmnet.model.query_generator import PlainWords, QueryGenerator
+from mmnet.model.text_encoder import TextEncoder
+
+
+def build_model(model: ModelConfig, tower: TowerConfig, *, weights: Path | None) -> MMNet:
+    """Build MMNet on CLIP's towers, with their weights from a file, or random ones."""
+    clip = load_clip(tower.architecture, weights=weights, image_size=model.image_size)
+    backbone: ResNetBackbone | ViTBackbone
+    if isinstance(clip.visual, ModifiedResNet):
+        backbone = ResNetBackbone(clip.visual, channels=model.channels)
+    else:
+        backbone = ViTBackbone(clip.visual, image_size=model.image_size, channels=model.channels)
+    text_encoder = TextEncoder(clip)
+    grid = model.image_size // 16
+    neck = FusionNeck(
+        channels=model.channels,
+        global_width=text_encoder.global_width,
+        width=model.width,
+        grid=grid,
+    )
+    query_generator = QueryGenerator(
+        channels=model.channels,
+        token_width=text_encoder.token_width,
+        width=model.width,
+        num_queries=model.num_queries,
+        grid=grid,
+    )
+    decoder = Decoder(
+        width=model.width,
+        heads=model.heads,
+        ffn=model.ffn,
+        dropout=model.dropout,
+        layers=model.decoder_layers,
+        num_queries=model.num_queries,
+        grid=grid,
+    )
+    mask_decoder = (MaskDecoder if model.mmp else SingleMaskDecoder)(  # Table 3
+        width=model.width, heads=model.heads, grid=grid, relu_kernel=model.relu_kernel
+    )
+    if not model.mqe:  # Table 4
+        mask_decoder.estimator = EqualScores()
+    if not model.f_vg:  # Table 4
+        backbone.m_g = nn.Identity()
+        query_generator.words = PlainWords(token_width=text_encoder.token_width, width=model.width)
+    mmnet = MMNet(
+        backbone=backbone,
+        text_encoder=text_encoder,
+        neck=neck,
+        query_generator=query_generator,
+        decoder=decoder,
+        mask_decoder=mask_decoder,
+    )
+    # Convolutions are faster so, and maps are flattened to tokens without a copy.
+    mmnet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return mmnet

@@ -1,0 +1,85 @@
+"""Checkpoints: all that exact resume needs, written whole or not at all, loaded weights-only."""
+
+import io
+import pickle
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmnet.config import Config
+from mmnet.errors import CheckpointError
+from mmnet.files import atomic_write
+
+
+def save(path: Path, content: dict[str, Any]) -> None:
+    """Write tensors and plain values."""
+    # Through memory: torch's own writer reports a full disk as a RuntimeError without the path.
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    with atomic_write(path, "wb") as file:
+        file.write(buffer.getbuffer())
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read what `save` wrote; no code in the file is run.
+
+    Raises:
+        CheckpointError: missing, damaged, or not of our making.
+    """
+    try:
+        with warnings.catch_warnings():  # torch's own, of archives that are not ours
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: not found. Train the experiment first.") from None
+    except Exception as error:  # a damaged file can raise nearly anything
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        # torch's own words for it advise to run what the file holds.
+        foreign = isinstance(error, pickle.UnpicklingError)
+        reason = "not plain tensors and values; nothing was run" if foreign else lines[0][:120]
+        raise CheckpointError(
+            f"{path}: damaged or no checkpoint ({reason}). "
+            "Delete it, then train again or fetch it again."
+        ) from None
+    if not (
+        isinstance(content, dict)
+        and {"model", "config"} <= content.keys()
+        and isinstance(content["config"], dict)
+    ):
+        raise CheckpointError(f"{path}: not a checkpoint of mmnet. Name another file.")
+    return content
+
+
+def load_trained(path: Path, config: Config) -> dict[str, Any]:
+    """Read a finished run's checkpoint.
+
+    Raises:
+        CheckpointError: as `load`, or the checkpoint belongs to another experiment.
+    """
+    content = load(path)
+    theirs, ours = content["config"], config.model_dump(mode="json")
+    for key in ("profile", "experiment", "seed"):
+        if theirs.get(key) != ours[key]:
+            raise CheckpointError(
+                f"{path}: is of {key} {theirs.get(key)!r}, not {ours[key]!r}. "
+                "Name the checkpoint of the experiment asked for."
+            )
+    trained = _shaping(theirs)
+    for key, value in _shaping(ours).items():
+        if trained.get(key) != value:
+            raise CheckpointError(
+                f"{path}: was trained with {key} {trained.get(key)!r}; params.yaml has {value!r}. "
+                "Train the experiment again, or restore params.yaml."
+            )
+    return content
+
+
+def _shaping(config: dict[str, Any]) -> dict[str, Any]:
+    """Return what a run's weights are made for."""
+    return {
+        "dataset": config["dataset_name"],
+        "architecture": config["tower"]["architecture"],
+        **config["model"],
+    }

@@ -1,0 +1,87 @@
+"""A tiny benchmark, drawn, fetched and prepared once by the commands' own functions."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+# Threads would only wait for one another on tensors this small; children inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+from hypothesis import settings
+
+from mmnet.config import Config, Params, PretrainConfig, load_params
+from mmnet.data.download import fetch
+from mmnet.data.prepare import prepare_table, unpack_images
+from mmnet.data.shapes import write_mirror
+
+ROOT = Path(__file__).parents[1]
+SLICE = ROOT.parent / "shared" / "data" / "refcoco-slice"
+"""A small true piece of the data, where the machine has one; see REFER's layout in FIELD.md."""
+
+TINY = [
+    "profile=mini",
+    "profiles.mini.shapes.image_sizes=[[64, 48], [48, 64]]",
+    "profiles.mini.shapes.images.refcoco={train: 8, val: 3, testA: 2, testB: 2}",
+    "profiles.mini.shapes.images.refcocog={train: 6, val: 2, test: 2}",
+    "profiles.mini.towers.vit_b.pretrained=none",
+    "profiles.mini.model.image_size=64",
+    "profiles.mini.model.width=16",
+    "profiles.mini.model.channels=[8, 8, 8]",
+    "profiles.mini.model.num_queries=3",
+    "profiles.mini.model.heads=2",
+    "profiles.mini.model.ffn=16",
+    "profiles.mini.train.epochs=2",
+    "profiles.mini.train.batch_size=4",
+    "profiles.mini.evaluate.batch_size=8",
+    "profiles.mini.pretrain={steps: 2, batch_size: 8, lr: 1.0e-3, threads: 1}",
+]
+
+# The same examples each time, however slow the machine.
+settings.register_profile("mmnet", deadline=None, derandomize=True, max_examples=30)
+settings.load_profile("mmnet")
+
+
+@dataclass(frozen=True)
+class Tiny:
+    params: Params
+    config: Config
+    """Of an experiment on RefCOCO, with random weights."""
+    pretrain: PretrainConfig
+    archives: dict[str, Path]
+    tables: dict[str, Path]
+    images: Path
+
+    @property
+    def table(self) -> Path:
+        return self.tables["refcoco"]
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    folder = tmp_path_factory.mktemp("tiny")
+    mirror = folder / "mirror"
+    archives = {
+        f"profiles.mini.archives.{name}": f"{{urls: ['file:{mirror}/{name}.zip'],"
+        f" checksums: {mirror}/SHA256SUMS}}"
+        for name in ("refcoco", "refcoco+", "refcocog", "train2014")
+    }
+    params = load_params(ROOT / "params.yaml", [*TINY, *map("=".join, archives.items())])
+    shapes, pretrain = params.active.shapes, params.active.pretrain
+    assert shapes is not None
+    assert pretrain is not None
+    write_mirror(mirror, seed=0, image_sizes=shapes.image_sizes, images={**shapes.images})
+    paths = {name: folder / "archives" / f"{name}.zip" for name in params.active.archives}
+    for name, archive in params.active.archives.items():
+        fetch(archive, paths[name])
+    tables = {name: folder / f"{name}.parquet" for name in params.active.datasets}
+    for name, dataset in params.active.datasets.items():
+        prepare_table(name, dataset, archive=paths[name], output=tables[name])
+    unpack_images(
+        paths["train2014"],
+        tables=list(tables.values()),
+        folder=folder / "images",
+        manifest=folder / "images.tsv",
+    )
+    config = params.resolve("refcoco_vit_b", 0)
+    return Tiny(params, config, pretrain, paths, tables, folder / "images")

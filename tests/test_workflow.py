@@ -1,0 +1,246 @@
+"""The rules: planned for both profiles, run end to end on a cut-down mini, rerun only where due."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+PARTS = ["Snakefile", "workflow", "profiles", "mmnet", "params.yaml", "environment.yml"]
+
+TINY: dict[str, Any] = {
+    "shapes": {
+        "seed": 0,
+        "image_sizes": [[64, 48]],
+        "images": {
+            "refcoco": {"train": 6, "val": 2, "testA": 2, "testB": 2},
+            "refcocog": {"train": 6, "val": 2, "test": 2},
+        },
+    },
+    "model": {"image_size": 64, "width": 16, "channels": [16, 16, 16], "num_queries": 2},
+    "train": {"epochs": 1, "batch_size": 4},
+    "pretrain": {"steps": 2, "batch_size": 8},
+}
+
+
+def copy_project(folder: Path, *, tiny: bool = True) -> Path:
+    """Copy what a user has after cloning, with the mini profile cut down to two quick runs."""
+    for part in PARTS:
+        if (ROOT / part).is_dir():
+            ignore = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(ROOT / part, folder / part, ignore=ignore)
+        else:
+            shutil.copy(ROOT / part, folder / part)
+    if tiny:
+        with edited_params(folder) as params:
+            for section, values in TINY.items():
+                params["profiles"]["mini"][section].update(values)
+            params["experiments"] = {
+                name: params["experiments"][name] for name in ("refcoco_vit_b", "refcocog_vit_b")
+            }
+    return folder
+
+
+class edited_params:
+    """Read params.yaml, let it be changed, write it back."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "params.yaml"
+
+    def __enter__(self) -> Any:
+        self.params = yaml.safe_load(self.path.read_text())
+        return self.params
+
+    def __exit__(self, *error: object) -> None:
+        self.path.write_text(yaml.safe_dump(self.params))
+
+
+def snakemake(folder: Path, *arguments: str, path: str | None = None) -> Any:
+    """Run Snakemake as a user would, on a PATH without conda unless one is given."""
+    bare = os.pathsep.join([str(Path(sys.executable).parent), "/usr/bin", "/bin"])
+    return subprocess.run(
+        [sys.executable, "-m", "snakemake", "--use-conda", *arguments],
+        cwd=folder,
+        env={**os.environ, "PATH": path or bare},
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+
+
+def planned(result: Any) -> dict[str, int]:
+    """Return the jobs of a dry run, by rule."""
+    assert result.returncode == 0, result.stderr
+    stats = re.search(r"Job stats:\n.*\n-.*\n((?:\w+ +\d+\n)+)", result.stderr + result.stdout)
+    if stats is None:
+        assert "Nothing to be done" in result.stderr + result.stdout
+        return {}
+    counts = {name: int(count) for name, count in re.findall(r"(\w+) +(\d+)", stats[1])}
+    counts.pop("total")
+    return counts
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone in which the tiny Table 1 has been made."""
+    folder = copy_project(tmp_path_factory.mktemp("clone"))
+    result = snakemake(folder, "--cores", "2", "results/table1.tex")
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+@pytest.fixture
+def clone(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished clone, with its times and Snakemake's own records."""
+    folder = tmp_path / "clone"
+    shutil.copytree(finished, folder, symlinks=True)
+    return folder
+
+
+def test_paper_profile_plans_six_trainings_and_downloads(tmp_path: Path) -> None:
+    folder = copy_project(tmp_path, tiny=False)
+    result = snakemake(folder, "-n", "--config", "profile=paper", "--", "results/table1.tex")
+    assert planned(result) == {
+        "fetch_archive": 4,
+        "prepare_table": 3,
+        "unpack_images": 1,
+        "download_clip": 2,
+        "train_mmnet": 6,
+        "predict_masks": 6,
+        "score_run": 6,
+        "write_table1": 1,
+    }
+
+
+def test_mini_profile_plans_generation_and_pretraining(tmp_path: Path) -> None:
+    result = snakemake(copy_project(tmp_path, tiny=False), "-n", "results/table1.tex")
+    plan = planned(result)
+    assert plan["draw_shapes"] == 1
+    assert plan["pretrain_clip"] == 2
+    assert plan["train_mmnet"] == 6
+    assert "download_clip" not in plan
+
+
+@pytest.mark.parametrize(
+    ("override", "advice"),
+    [
+        ("profile=papper", "Did you mean paper?"),
+        ("profil=paper", "profil is unknown. Did you mean profile?"),
+        ('experiments={"refcoco_vit_b": {"model": {"num_querys": 3}}}', "Did you mean num_queries"),
+    ],
+)
+def test_mistake_in_params_stops_before_any_job(finished: Path, override: str, advice: str) -> None:
+    result = snakemake(finished, "-n", "--config", override)
+    assert result.returncode != 0
+    assert advice in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_end_to_end_leaves_tables_and_no_work(finished: Path) -> None:
+    for suffix in ("tex", "csv", "md"):
+        assert (finished / "results" / f"table1.{suffix}").stat().st_size > 0
+    assert not list(finished.glob("runs/**/work"))
+    assert not list(finished.glob("**/*.tmp"))
+
+
+def test_second_run_has_nothing_to_do(clone: Path) -> None:
+    assert planned(snakemake(clone, "-n", "results/table1.tex")) == {}
+
+
+def test_changed_key_of_one_experiment_reruns_that_experiment_alone(clone: Path) -> None:
+    with edited_params(clone) as params:
+        params["experiments"]["refcoco_vit_b"]["train"] = {"lr": 1.0e-3}
+    result = snakemake(clone, "-n", "results/table1.tex")
+    assert planned(result) == {
+        "train_mmnet": 1,
+        "predict_masks": 1,
+        "score_run": 1,
+        "write_table1": 1,
+    }
+    assert "refcocog_vit_b" not in result.stdout.replace(
+        "runs/mini/refcocog_vit_b/seed0/scores", ""
+    )
+
+
+def test_changed_seeds_train_the_new_seed_alone(clone: Path) -> None:
+    result = snakemake(clone, "-n", "--config", "seeds=[0, 1]", "--", "results/table1.tex")
+    assert planned(result)["train_mmnet"] == 2
+
+
+def test_switching_profiles_and_back_retrains_nothing(clone: Path) -> None:
+    paper = snakemake(clone, "-n", "--config", "profile=paper", "--", "results/table1.tex")
+    assert planned(paper)["train_mmnet"] == 2
+    assert planned(snakemake(clone, "-n", "results/table1.tex")) == {}
+
+
+def test_code_edit_reruns_what_uses_it(clone: Path) -> None:
+    schedule = clone / "mmnet" / "train" / "schedule.py"
+    schedule.write_text(schedule.read_text() + "\n# A comment.\n")
+    assert planned(snakemake(clone, "-n", "results/table1.tex")) == {}
+    schedule.write_text(schedule.read_text().replace("1 - step", "1.0 - step"))
+    plan = planned(snakemake(clone, "-n", "results/table1.tex"))
+    assert plan["train_mmnet"] == 2
+    assert "prepare_table" not in plan
+
+
+def test_damaged_archive_fails_its_rule_and_says_why(clone: Path) -> None:
+    mirror = clone / "data" / "mini" / "mirror" / "refcoco.zip"
+    mirror.write_bytes(mirror.read_bytes()[:-1])
+    result = snakemake(clone, "--cores", "1", "data/mini/refcoco.parquet")
+    assert result.returncode != 0
+    assert "sha256 is" in result.stderr
+    assert "Traceback" not in result.stderr.split("sha256 is")[0].splitlines()[-1]
+
+
+STAND_IN = """#!{python}
+# A stand-in for conda, which this machine cannot install: it makes an "environment" by linking
+# this Python's, and answers what Snakemake asks.
+import json, os, sys
+from pathlib import Path
+arguments = sys.argv[1:]
+with open({calls!r}, "a") as file:
+    file.write(" ".join(arguments) + "\\n")
+if arguments[:1] == ["--version"]:
+    print("conda 25.1.0")
+elif arguments[:1] == ["info"]:
+    print(json.dumps({{"conda_version": "25.1.0", "conda_prefix": {prefix!r},
+                       "root_prefix": {prefix!r}, "platform": "linux-64"}}))
+elif arguments[:1] == ["config"]:
+    print(json.dumps({{"get": {{"channel_priority": "strict"}}}}))
+elif arguments[:2] == ["env", "create"]:
+    prefix = Path(arguments[arguments.index("--prefix") + 1])
+    prefix.parent.mkdir(parents=True, exist_ok=True)
+    prefix.symlink_to(sys.prefix)
+"""
+
+
+def test_conda_on_the_path_is_used_for_the_jobs(tmp_path: Path) -> None:
+    folder = copy_project(tmp_path / "clone")
+    stand_in = tmp_path / "bin" / "conda"
+    stand_in.parent.mkdir()
+    (tmp_path / "prefix" / "bin").mkdir(parents=True)
+    (tmp_path / "prefix" / "bin" / "activate").write_text("")
+    calls = tmp_path / "calls"
+    stand_in.write_text(
+        STAND_IN.format(python=sys.executable, calls=str(calls), prefix=str(tmp_path / "prefix"))
+    )
+    stand_in.chmod(0o755)
+    path = os.pathsep.join(
+        [str(stand_in.parent), str(Path(sys.executable).parent), "/usr/bin", "/bin"]
+    )
+    result = snakemake(folder, "--cores", "1", "--", "data/mini/archives/refcoco.zip", path=path)
+    assert result.returncode == 0, result.stderr
+    assert "env create" in calls.read_text()
+    assert (folder / "data" / "mini" / "archives" / "refcoco.zip").exists()
+
+
+def test_without_conda_the_same_command_works_and_says_so(tmp_path: Path) -> None:
+    result = snakemake(copy_project(tmp_path), "-n", "data/mini/archives/refcoco.zip")
+    assert planned(result) == {"draw_shapes": 1, "fetch_archive": 1}
+    assert "No conda on the PATH" in result.stderr

@@ -1,0 +1,84 @@
+import json
+import os
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import yaml
+from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
+from snakemake_interface_executor_plugins.settings import DeploymentMethod
+
+sys.path.insert(0, workflow.basedir)
+
+from mmnet.code_version import code_version
+from mmnet.config import check_params, overrides_between
+from mmnet.errors import MMNetError
+from mmnet.layout import RESULTS, Layout
+
+ENVIRONMENT = "../../environment.yml"
+
+
+# --use-conda must work where there is no conda too: this Python then runs the jobs. Snakemake has
+# no public switch for it (tests/test_workflow.py notices should the internal one change).
+deployment = workflow.deployment_settings
+if (
+    deployment
+    and DeploymentMethod.CONDA in deployment.deployment_method
+    and not shutil.which("conda")
+):
+    deployment.deployment_method = set(deployment.deployment_method) - {
+        DeploymentMethod.CONDA
+    }
+    logger.warning("No conda on the PATH: the jobs run in this Python's environment.")
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+
+# The whole of params.yaml is checked here, before any job: a mistake in one experiment must not
+# show after hours of another.
+try:
+    PARAMS = check_params(config)
+except MMNetError as error:
+    raise WorkflowError(str(error)) from None
+
+PROFILE = PARAMS.active
+LAYOUT = Layout(PARAMS.profile)
+LOGS = Path("logs") / PARAMS.profile
+DATASETS = list(PROFILE.datasets)
+
+# What `--config` changed is handed to every job.
+SET = " ".join(
+    f"--set {shlex.quote(override)}"
+    for override in overrides_between(
+        yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8")), config
+    )
+)
+MMNET = "python -m mmnet"
+
+
+def as_json(section):
+    """A slice of the parameters, for a rule's `params`: it reruns when, and only when, they change."""
+    return json.dumps(section.model_dump(mode="json") if section else None)
+
+
+def run_config(wildcards):
+    """A run's resolved config, less what only names it."""
+    return PARAMS.resolve(wildcards.experiment, int(wildcards.seed))
+
+
+def runs_of(table):
+    """(experiment, seed) of a table's rows."""
+    return [
+        (name, seed)
+        for name, experiment in PARAMS.experiments.items()
+        if table in experiment.tables
+        for seed in PARAMS.seeds
+    ]
+
+
+wildcard_constraints:
+    experiment="|".join(PARAMS.experiments),
+    seed=r"\d+",
+    dataset="|".join(map(re.escape, DATASETS)),
+    archive="|".join(map(re.escape, PROFILE.archives)),
+    tower="|".join(PROFILE.towers),

@@ -1,0 +1,78 @@
+def local_mirrors(wildcards):
+    """Files that a download reads from this machine: the procedural archives, or a user's own."""
+    archive = PROFILE.archives[wildcards.archive]
+    files = [url.removeprefix("file:") for url in archive.urls if url.startswith("file:")]
+    return files + ([archive.checksums] if archive.checksums else [])
+
+
+if PROFILE.shapes:
+
+    rule draw_shapes:
+        output:
+            archives=[LAYOUT.mirror / f"{name}.zip" for name in PROFILE.archives],
+            checksums=LAYOUT.mirror / "SHA256SUMS",
+        log:
+            LOGS / "draw_shapes.log",
+        conda:
+            ENVIRONMENT
+        params:
+            shapes=as_json(PROFILE.shapes),
+            code=code_version("mmnet.data.shapes"),
+        message:
+            "Drawing the procedural benchmark"
+        shell:
+            "{MMNET} shapes {SET} > {log} 2>&1"
+
+
+rule fetch_archive:
+    input:
+        local_mirrors,
+    output:
+        LAYOUT.archive("{archive}"),
+    log:
+        LOGS / "fetch_archive" / "{archive}.log",
+    conda:
+        ENVIRONMENT
+    params:
+        source=lambda wildcards: as_json(PROFILE.archives[wildcards.archive]),
+        code=code_version("mmnet.data.download"),
+    message:
+        "Fetching {wildcards.archive}"
+    shell:
+        "{MMNET} download {wildcards.archive} {SET} > {log} 2>&1"
+
+
+rule prepare_table:
+    input:
+        LAYOUT.archive("{dataset}"),
+    output:
+        LAYOUT.table("{dataset}"),
+    log:
+        LOGS / "prepare_table" / "{dataset}.log",
+    conda:
+        ENVIRONMENT
+    params:
+        dataset=lambda wildcards: as_json(PROFILE.datasets[wildcards.dataset]),
+        code=code_version("mmnet.data.prepare"),
+    message:
+        "Preparing {wildcards.dataset}"
+    shell:
+        "{MMNET} prepare {wildcards.dataset} {SET} > {log} 2>&1"
+
+
+rule unpack_images:
+    input:
+        archive=LAYOUT.archive("train2014"),
+        tables=[LAYOUT.table(name) for name in DATASETS],
+    output:
+        LAYOUT.manifest,
+    log:
+        LOGS / "unpack_images.log",
+    conda:
+        ENVIRONMENT
+    params:
+        code=code_version("mmnet.data.prepare"),
+    message:
+        "Unpacking the images that the refs name"
+    shell:
+        "{MMNET} unpack-images {SET} > {log} 2>&1"

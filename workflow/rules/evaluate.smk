@@ -1,0 +1,40 @@
+rule predict_masks:
+    input:
+        checkpoint=LAYOUT.checkpoint("{experiment}", "{seed}"),
+        table=lambda wildcards: LAYOUT.table(run_config(wildcards).dataset_name),
+        images=LAYOUT.manifest,
+    output:
+        LAYOUT.rows("{experiment}", "{seed}"),
+    log:
+        LOGS / "predict_masks" / "{experiment}.seed{seed}.log",
+    conda:
+        ENVIRONMENT
+    threads: PROFILE.train.threads + PROFILE.train.workers
+    resources:
+        gpu=1,
+    params:
+        evaluate=lambda wildcards: as_json(run_config(wildcards).evaluate),
+        code=code_version("mmnet.evaluate.predict"),
+    message:
+        "Predicting {wildcards.experiment}, seed {wildcards.seed}"
+    shell:
+        "{MMNET} predict --experiment {wildcards.experiment} --seed {wildcards.seed} {SET} > {log} 2>&1"
+
+
+rule score_run:
+    input:
+        LAYOUT.rows("{experiment}", "{seed}"),
+    output:
+        LAYOUT.scores("{experiment}", "{seed}"),
+    log:
+        LOGS / "score_run" / "{experiment}.seed{seed}.log",
+    conda:
+        ENVIRONMENT
+    params:
+        splits=lambda wildcards: run_config(wildcards).dataset.splits,
+        label=lambda wildcards: run_config(wildcards).tower.label,
+        code=code_version("mmnet.evaluate.metrics"),
+    message:
+        "Scoring {wildcards.experiment}, seed {wildcards.seed}"
+    shell:
+        "{MMNET} evaluate --experiment {wildcards.experiment} --seed {wildcards.seed} {SET} > {log} 2>&1"

@@ -1,0 +1,19 @@
+rule write_table1:
+    input:
+        [LAYOUT.scores(name, seed) for name, seed in runs_of("table1")],
+    output:
+        [RESULTS / f"table1.{suffix}" for suffix in ("tex", "csv", "md")],
+    log:
+        LOGS / "write_table1.log",
+    conda:
+        ENVIRONMENT
+    params:
+        profile=PARAMS.profile,
+        label=PROFILE.label,
+        seeds=PARAMS.seeds,
+        rows=[(name, PROFILE.towers[PARAMS.experiments[name].tower].label) for name, _ in runs_of("table1")],
+        code=code_version("mmnet.report.tables"),
+    message:
+        "Writing Table 1"
+    shell:
+        "{MMNET} report table1 {SET} > {log} 2>&1"

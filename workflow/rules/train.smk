@@ -1,0 +1,80 @@
+def towers_from(source):
+    """Wildcard constraint: the towers whose weights come from a source; or none."""
+    names = [name for name, tower in PROFILE.towers.items() if tower.pretrained == source]
+    return "|".join(names) or "none of them"
+
+
+def run_inputs(wildcards):
+    config = run_config(wildcards)
+    weights = LAYOUT.weights(config.tower_name, config.tower)
+    return {
+        "table": LAYOUT.table(config.dataset_name),
+        "images": LAYOUT.manifest,
+        **({"weights": weights} if weights else {}),
+    }
+
+
+rule pretrain_clip:
+    input:
+        images=LAYOUT.manifest,
+        tables=[LAYOUT.table(name) for name in DATASETS],
+    output:
+        LAYOUT.clip("{tower}"),
+    log:
+        LOGS / "pretrain_clip" / "{tower}.log",
+    benchmark:
+        LOGS / "pretrain_clip" / "{tower}.benchmark.tsv"
+    wildcard_constraints:
+        tower=towers_from("captions"),
+    conda:
+        ENVIRONMENT
+    threads: PROFILE.pretrain.threads if PROFILE.pretrain else 1
+    params:
+        tower=lambda wildcards: as_json(PROFILE.towers[wildcards.tower]),
+        pretrain=as_json(PROFILE.pretrain),
+        code=code_version("mmnet.train.pretrain"),
+    message:
+        "Pre-training the CLIP tower {wildcards.tower} on captioned crops"
+    shell:
+        "{MMNET} pretrain {wildcards.tower} {SET} > {log} 2>&1"
+
+
+rule download_clip:
+    output:
+        LAYOUT.clip("{tower}"),
+    log:
+        LOGS / "download_clip" / "{tower}.log",
+    wildcard_constraints:
+        tower=towers_from("openai"),
+    conda:
+        ENVIRONMENT
+    params:
+        tower=lambda wildcards: as_json(PROFILE.towers[wildcards.tower]),
+    message:
+        "Fetching OpenAI's CLIP for {wildcards.tower}"
+    shell:
+        "{MMNET} download-clip {wildcards.tower} {SET} > {log} 2>&1"
+
+
+rule train_mmnet:
+    input:
+        unpack(run_inputs),
+    output:
+        checkpoint=LAYOUT.checkpoint("{experiment}", "{seed}"),
+        metrics=LAYOUT.metrics("{experiment}", "{seed}"),
+    log:
+        LOGS / "train_mmnet" / "{experiment}.seed{seed}.log",
+    benchmark:
+        LOGS / "train_mmnet" / "{experiment}.seed{seed}.benchmark.tsv"
+    conda:
+        ENVIRONMENT
+    threads: PROFILE.train.threads + PROFILE.train.workers
+    resources:
+        gpu=1,
+    params:
+        config=lambda wildcards: as_json(run_config(wildcards)),
+        code=code_version("mmnet.train.loop"),
+    message:
+        "Training {wildcards.experiment}, seed {wildcards.seed}"
+    shell:
+        "{MMNET} train --experiment {wildcards.experiment} --seed {wildcards.seed} {SET} > {log} 2>&1"
