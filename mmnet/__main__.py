@@ -126,7 +126,7 @@ def _device(name: str, threads: int) -> Any:
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
     # Nothing here reads memory before it writes it; filling it first costs a fifth of the time.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     # cuBLAS is deterministic only with a fixed workspace.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if name == "auto":
@@ -220,7 +220,7 @@ def _pretrain(arguments: argparse.Namespace) -> None:
     pretrain(
         tower,
         params.active.pretrain,
-        tables=[layout.table(name) for name in params.active.datasets],
+        tables=[layout.table(name) for name in params.active.pretrain.captions],
         images=layout.images,
         output=layout.clip(arguments.tower),
         device=_device(arguments.device, params.active.pretrain.threads),

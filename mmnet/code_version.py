@@ -11,11 +11,17 @@ ROOT = Path(__file__).parent.parent
 def code_version(module: str) -> str:
     """Return a hash of a module and all of `mmnet` that it imports, directly or not.
 
-    Comments, docstrings and layout do not count: mending them retrains nothing.
+    Comments, docstrings and layout do not count: mending them retrains nothing. Data files count,
+    those that lie beside a module it can reach or a folder below.
     """
     digest = hashlib.sha256()
+    data: set[Path] = set()
     for name in sorted(reachable(module)):
-        digest.update(f"{name}\n{_essence(_path(name))}\n".encode())
+        path = _path(name)
+        digest.update(f"{name}\n{_essence(path)}\n".encode())
+        data.update(path.parent.glob("*.csv"), path.parent.glob("*/*.json"))
+    for path in sorted(data):
+        digest.update(f"{path.relative_to(ROOT)}\n".encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
 

@@ -17,6 +17,8 @@ from mmnet.errors import ConfigError
 
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Side = Annotated[int, Field(ge=32)]
+"""Of a procedural scene, in pixels: smaller ones have no room for shapes one could tell apart."""
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 DatasetName = Literal["refcoco", "refcoco+", "refcocog"]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
@@ -50,7 +52,7 @@ class ShapesConfig(Strict):
     """The procedural benchmark; `shapes: null` where the archives are real."""
 
     seed: Seed
-    image_sizes: Annotated[list[tuple[PositiveInt, PositiveInt]], Field(min_length=1)]
+    image_sizes: Annotated[list[tuple[Side, Side]], Field(min_length=1)]
     """(width, height) of the scenes, in pixels."""
     images: dict[Literal["refcoco", "refcocog"], dict[str, PositiveInt]]
     """Images of each split. RefCOCO+ shares RefCOCO's."""
@@ -150,6 +152,9 @@ class EvaluateConfig(Strict):
 class PretrainConfig(Strict):
     """Contrastive pre-training of a tower with `pretrained: captions`."""
 
+    captions: Annotated[list[DatasetName], Field(min_length=1)]
+    """Datasets whose training sentences are the captions. A crop shows what a thing looks like,
+    not where it lies: RefCOCO+."""
     steps: PositiveInt
     batch_size: PositiveInt
     lr: PositiveFloat

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -31,11 +32,11 @@ def newcomer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working folder of someone who has params.yaml and has run nothing yet."""
     shutil.copy(ROOT / "params.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
-    # The command sets this for its own process, which here is the tests'.
-    threads = torch.get_num_threads()
+    # A command sets these for its own process, which here is the tests'.
     monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda mode: None)
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
-    assert torch.get_num_threads() == threads
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     return tmp_path
 
 
@@ -47,7 +48,6 @@ def mistake(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     assert output == ""
     assert error.startswith("mmnet: ")
     assert error.count("\n") == 1
-    assert error.endswith(".\n")
     return error.removeprefix("mmnet: ").rstrip()
 
 
@@ -76,12 +76,12 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     shown = capsys.readouterr().out
     for command in COMMANDS:
-        assert f"\n    {command} " in shown
+        assert re.search(rf"^    {command}\s", shown, flags=re.MULTILINE)
 
 
 def test_a_mistake_ends_the_process_with_code_1_and_one_line(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "mmnet", "train", *RUN],
+        [sys.executable, "-m", "mmnet", "evaluate", *RUN],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -157,7 +157,7 @@ def test_a_mistake_is_one_line_with_its_remedy(
     arguments: list[str], line: str, newcomer: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert line in mistake(capsys, *arguments)
-    assert not [path for path in newcomer.rglob("*.*") if path.is_file() and is_result(path)]
+    assert not [path for path in newcomer.rglob("*") if path.is_file() and is_result(path)]
 
 
 def is_result(path: Path) -> bool:
@@ -210,15 +210,13 @@ def test_a_checkpoint_of_another_experiment_is_one_line(
     assert line.startswith("other.pt: is of experiment 'refcoco_plus_vit_b', not 'refcoco_vit_b'.")
 
 
-@pytest.mark.parametrize("workers", [0, 1])
 def test_a_missing_image_is_one_line(
-    workers: int, tiny: Tiny, project: Path, capsys: pytest.CaptureFixture[str]
+    tiny: Tiny, project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     layout = Layout("mini")
     save_untrained(layout.checkpoint("refcoco_vit_b", 0), tiny.config)
     layout.images.unlink()
-    more = [*SET, "--set", f"profiles.mini.train.workers={workers}", "--device", "cpu"]
-    line = mistake(capsys, "predict", *RUN, *more)
+    line = mistake(capsys, "predict", *RUN, *SET, "--device", "cpu")
     assert line.startswith("data/mini/images/COCO_train2014_0")
     assert line.endswith("image not found. Unpack the images again: mmnet unpack-images.")
     assert not layout.rows("refcoco_vit_b", 0).exists()

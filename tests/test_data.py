@@ -580,7 +580,7 @@ def test_a_mask_survives_the_way_into_the_square_and_back(
     logits = mask_to_grid(mask, placement, 4)[None] * 2.0 - 1
     back = logits_to_image(logits, placement)[0] > 0
     assert (back & mask).sum() / (back | mask).sum() > 0.75
-    # No shift: the middle stays where it was, to a quarter of a cell.
+    # No shift: the middle stays where it was, but for what a cell hides.
     for axis, length in ((1, height), (0, width)):
         middles = [torch.nonzero(m.any(axis)).double().mean() for m in (mask, back)]
         cell = 4 * length / (placement.inner_height if axis else placement.inner_width)

@@ -20,7 +20,7 @@ from mmnet.data.shapes import COLOURS, draw_scene, paint, scenes, write_mirror
 from mmnet.data.shapes_language import Speaker
 from mmnet.errors import DataError
 
-SIZES = [(128, 96), (96, 128), (112, 112), (128, 112)]
+SIZES = [(112, 96), (96, 112), (104, 104), (112, 104)]
 IMAGES = {
     "refcoco": {"train": 50, "val": 20, "testA": 20, "testB": 20},
     "refcocog": {"train": 50, "val": 15, "test": 15},
@@ -204,11 +204,11 @@ def test_nearly_all_things_of_a_training_scene_are_referred_to(mirror):
         assert len(train) > 0.9 * sum(things)
 
 
-def test_guessing_a_thing_at_random_is_right_once_in_three_to_five(mirror):
+def test_guessing_a_thing_at_random_is_right_once_in_three_or_four(mirror):
     counts = [len(scene.things) for _, scene in mirror.scenes.values()]
     assert min(counts) >= 3
-    assert max(counts) <= 5
-    assert 3.5 < np.mean(counts) < 4.5
+    assert max(counts) == 4
+    assert np.mean(counts) > 3.1
 
 
 def test_most_things_share_their_shape_with_another_so_attributes_matter(mirror):
@@ -352,7 +352,9 @@ def test_splits_share_no_image_and_refcoco_plus_has_refcocos(mirror):
         assert sum(map(len, by_split.values())) == len(set.union(*by_split.values()))
         images[dataset] = by_split
     assert {k: len(v) for k, v in images["refcoco"].items()} == IMAGES["refcoco"]
-    assert {k: len(v) for k, v in images["refcocog"].items()} == IMAGES["refcocog"]
+    # A scene of which nothing can be said has no ref, and so no image: few have.
+    for split, number in IMAGES["refcocog"].items():
+        assert 0.9 * number <= len(images["refcocog"][split]) <= number
     for split, shown in images["refcoco+"].items():
         # As in the originals, where RefCOCO+ lacks two images that no word tells apart.
         assert shown <= images["refcoco"][split]

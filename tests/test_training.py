@@ -107,17 +107,17 @@ def test_run_killed_midway_ends_with_the_bytes_of_an_undisturbed_one(
     command = [sys.executable, "-c", script, config.model_dump_json(), tiny.table, tiny.images]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
-    subprocess.run([*command, undisturbed], check=True, env=environment, stderr=subprocess.PIPE)
-    process = subprocess.Popen([*command, disturbed], env=environment, stderr=subprocess.PIPE)
+    quiet: dict[str, Any] = {"env": environment, "stderr": subprocess.DEVNULL}
+    subprocess.run([*command, undisturbed], check=True, **quiet)
     last = disturbed / "work" / "last.pt"
     deadline = time.monotonic() + 120
-    while not last.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    with subprocess.Popen([*command, disturbed], **quiet) as process:
+        while not last.exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
     assert last.exists(), "the run ended before it could be killed"
     again = subprocess.run(
-        [*command, disturbed], check=True, env=environment, stderr=subprocess.PIPE, text=True
+        [*command, disturbed], check=True, env=environment, capture_output=True, text=True
     )
     assert "going on after epoch" in again.stderr
     for name in ("checkpoint.pt", "metrics.jsonl"):
@@ -133,9 +133,10 @@ def interrupted(tiny: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
             raise KeyboardInterrupt
         return train(run, *arguments)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(loop, "train_one_epoch", break_off)
-        fit(tiny, folder)
+        with pytest.raises(KeyboardInterrupt):
+            fit(tiny, folder)
 
 
 def test_changed_config_starts_afresh_and_says_so(

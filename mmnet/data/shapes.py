@@ -36,7 +36,7 @@ COLOURS = {
     "white": (240, 240, 240),
 }
 PATTERNS, PATTERN_WEIGHTS = ("plain", "striped", "dotted"), (0.4, 0.3, 0.3)
-RADII = {"small": (0.165, 0.18), "large": (0.26, 0.29)}  # of the image's shorter side
+RADII = {"small": (0.185, 0.2), "large": (0.285, 0.31)}  # of the image's shorter side
 
 SPLITS = {"refcoco": ("train", "val", "testA", "testB"), "refcocog": ("train", "val", "test")}
 # Which images a data set shows, and who chose its splits.
@@ -97,10 +97,10 @@ def outlines(thing: Thing) -> list[np.ndarray]:
 
 
 def draw_scene(rng: np.random.Generator, width: int, height: int, split: str = "train") -> Scene:
-    """A scene of 3 to 5 things, none hidden too much; a test split shows mainly its group."""
+    """A scene of 3 or 4 things, none hidden too much; a test split shows mainly its group."""
     while True:
         things: list[Thing] = []
-        for _ in range(int(rng.choice((3, 4, 5), p=(0.45, 0.4, 0.15)))):
+        for _ in range(int(rng.choice((3, 4), p=(0.55, 0.45)))):
             thing = _draw_thing(rng, width, height, things, split)
             if thing is None:
                 break

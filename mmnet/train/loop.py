@@ -15,7 +15,7 @@ from mmnet.data.transforms import normalise
 from mmnet.errors import CheckpointError, DataError, TrainingError
 from mmnet.evaluate.metrics import score
 from mmnet.evaluate.predict import predict
-from mmnet.files import atomic_write, checksum, locked
+from mmnet.files import atomic_path, atomic_write, checksum, locked
 from mmnet.model import checkpoint
 from mmnet.model.build import build_model
 from mmnet.model.mmnet import MMNet
@@ -176,7 +176,7 @@ def _resume(run: Run, path: Path, identity: dict[str, Any]) -> None:
     except CheckpointError as error:
         say(f"{error} Starting afresh.")
         return
-    changed = [key for key, value in identity.items() if last[key] != value]
+    changed = [key for key, value in identity.items() if last.get(key) != value]
     if changed:
         say(f"{path}: is of another {' and '.join(changed)}: starting afresh")
         return
@@ -224,9 +224,13 @@ def _save(run: Run, work: Path, identity: dict[str, Any], *, better: bool) -> No
 
 
 def _publish(run: Run, work: Path, folder: Path) -> None:
-    (work / "best.pt").replace(folder / "checkpoint.pt")
+    # Copied, not moved, and last.pt removed last of what matters: killed anywhere in here, the run
+    # finds all it needs to publish again.
+    with atomic_path(folder / "checkpoint.pt") as path:
+        shutil.copyfile(work / "best.pt", path)
     with atomic_write(folder / "metrics.jsonl") as file:
         file.writelines(_lines(run.history))
+    (work / "last.pt").unlink()
     shutil.rmtree(work)
 
 

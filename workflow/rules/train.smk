@@ -1,3 +1,6 @@
+CAPTIONS = PROFILE.pretrain.captions if PROFILE.pretrain else []
+
+
 def towers_from(source):
     """Wildcard constraint: the towers whose weights come from a source; or none."""
     names = [name for name, tower in PROFILE.towers.items() if tower.pretrained == source]
@@ -17,7 +20,7 @@ def run_inputs(wildcards):
 rule pretrain_clip:
     input:
         images=LAYOUT.manifest,
-        tables=[LAYOUT.table(name) for name in DATASETS],
+        tables=[LAYOUT.table(name) for name in CAPTIONS],
     output:
         LAYOUT.clip("{tower}"),
     log:
