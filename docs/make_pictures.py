@@ -96,7 +96,9 @@ def shaded(image: Tensor, mask: Tensor | None, colour: tuple[int, int, int]) -> 
     """The image, with all but the mask greyed and the mask's edge drawn."""
     pixels = image.permute(1, 2, 0).numpy().astype(float)
     size = (pixels.shape[1] * SCALE, pixels.shape[0] * SCALE)
-    big = np.asarray(Image.fromarray(pixels.astype(np.uint8)).resize(size, Image.Resampling.LANCZOS))
+    big = np.asarray(
+        Image.fromarray(pixels.astype(np.uint8)).resize(size, Image.Resampling.LANCZOS)
+    )
     if mask is None:
         return Image.fromarray(big)
     inside = np.asarray(Image.fromarray(mask.numpy()).resize(size, Image.Resampling.NEAREST))

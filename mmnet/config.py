@@ -4,16 +4,15 @@ Values live in params.yaml alone; the classes hold types, ranges and meaning. Ev
 there and none may be unknown: a mistake is reported in one line, before any work starts.
 """
 
-import difflib
-import json
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mmnet.errors import ConfigError
+from mmnet.overrides import apply_override
+from mmnet.validation import did_you_mean, validate
 
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -217,7 +216,7 @@ class Params(Strict):
         if experiment not in self.experiments:
             raise ConfigError(
                 f"params.yaml: experiments has no {experiment!r}."
-                + _did_you_mean(experiment, self.experiments)
+                + did_you_mean(experiment, self.experiments)
             )
         chosen, profile = self.experiments[experiment], self.active
         where = f"experiments.{experiment}"
@@ -226,12 +225,12 @@ class Params(Strict):
             if value not in known:
                 raise ConfigError(
                     f"params.yaml: {where}.{key}: profiles.{self.profile}.{key}s has no {value!r}."
-                    + _did_you_mean(value, known)
+                    + did_you_mean(value, known)
                 )
 
         def merged(section: str) -> Any:
             values = {**getattr(profile, section).model_dump(), **getattr(chosen, section)}
-            return _validate(type(getattr(profile, section)), values, f"{where}.{section}")
+            return validate(type(getattr(profile, section)), values, f"{where}.{section}")
 
         values = {
             "profile": self.profile,
@@ -245,7 +244,7 @@ class Params(Strict):
             "train": merged("train"),
             "evaluate": merged("evaluate"),
         }
-        config: Config = _validate(Config, values, "")
+        config: Config = validate(Config, values, "")
         return config
 
 
@@ -260,17 +259,17 @@ def load_params(path: Path, overrides: list[str] | None = None) -> Params:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     for override in overrides or []:
-        _apply(values, override)
+        apply_override(values, override)
     return check_params(values)
 
 
 def check_params(values: Any) -> Params:
     """Check the whole of params.yaml, every experiment of the active profile included."""
-    params: Params = _validate(Params, values, "")
+    params: Params = validate(Params, values, "")
     if params.profile not in params.profiles:
         raise ConfigError(
             f"params.yaml: profile: profiles has no {params.profile!r}."
-            + _did_you_mean(params.profile, params.profiles)
+            + did_you_mean(params.profile, params.profiles)
         )
     if len(set(params.seeds)) != len(params.seeds):
         raise ConfigError(f"params.yaml: seeds: {params.seeds} names a seed twice. Drop one.")
@@ -284,96 +283,3 @@ def check_params(values: Any) -> Params:
     for experiment in params.experiments:
         params.resolve(experiment, params.seeds[0])
     return params
-
-
-def overrides_between(base: Any, changed: Any, prefix: str = "") -> list[str]:
-    """Return the KEY=VALUE overrides that turn `base` into `changed`."""
-    if isinstance(base, dict) and isinstance(changed, dict):
-        return [
-            override
-            for key, value in changed.items()
-            for override in overrides_between(base.get(key), value, f"{prefix}.{key}".lstrip("."))
-        ]
-    return [] if base == changed else [f"{prefix}={json.dumps(changed)}"]
-
-
-def _apply(values: Any, override: str) -> None:
-    key, equals, text = override.partition("=")
-    override = " ".join(override.split())
-    *parents, last = key.split(".")
-    if not (equals and last and all(parents)):
-        raise ConfigError(f"--set {override}: write KEY=VALUE, such as profile=paper.")
-    for parent in parents:
-        values = values.setdefault(parent, {}) if isinstance(values, dict) else None
-    if not isinstance(values, dict):
-        raise ConfigError(f"--set {override}: {'.'.join(parents) or 'the file'} holds no keys.")
-    values[last] = _override_value(override, text)
-
-
-def _override_value(override: str, text: str) -> Any:
-    try:
-        # `overrides_between` writes JSON, and YAML would take JSON's 1e-05 for text.
-        return json.loads(text)
-    except ValueError:
-        pass
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override}: not YAML: {' '.join(str(error).split())}") from None
-
-
-def _validate(model: type[Any], values: Any, where: str) -> Any:
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        location = [str(part) for part in first["loc"] if part != "[key]"]
-        dotted = ".".join([*([where] if where else []), *location]) or "the file"
-        message = f"params.yaml: {dotted} {_advice(model, first)}"
-        raise ConfigError(" ".join(message.split())) from None
-
-
-def _advice(model: type[BaseModel], error: Any) -> str:
-    kind, location, value = error["type"], error["loc"], error["input"]
-    if kind == "extra_forbidden":
-        return "is unknown." + _did_you_mean(str(location[-1]), _fields_at(model, location[:-1]))
-    if kind == "missing":
-        return "is missing. Add it."
-    if kind == "literal_error":
-        known = re.findall(r"'([^']*)'", error["ctx"]["expected"])
-        return f"is {value!r}: must be one of {', '.join(known)}." + _did_you_mean(value, known)
-    if isinstance(value, str) and kind in ("float_type", "int_type"):
-        hint = " (YAML reads 1e-5 as text: write 1.0e-5)" if "e" in value.lower() else ""
-        return f"is the text {value!r}: must be a number{hint}."
-    message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    shown = "" if kind == "value_error" else f"is {value!r}: "
-    return f"{shown}{message}."
-
-
-def _fields_at(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
-    """Names the schema knows at a place, found by walking it."""
-    schema = model.model_json_schema()
-    node: Any = schema
-
-    def resolved(node: Any) -> Any:
-        for option in node.get("anyOf", []):
-            if option.get("type") != "null":
-                node = option
-        if "$ref" in node:
-            node = schema["$defs"][node["$ref"].rsplit("/", 1)[1]]
-        return node
-
-    for part in location:
-        node = resolved(node)
-        patterns = list(node.get("patternProperties", {}).values())
-        node = node.get("properties", {}).get(part) or node.get("additionalProperties") or patterns
-        node = node[0] if isinstance(node, list) and node else node
-        node = node if isinstance(node, dict) else {}
-    return list(resolved(node).get("properties", {}))
-
-
-def _did_you_mean(word: Any, known: Any) -> str:
-    close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.5)
-    if close:
-        return f" Did you mean {close[0]}?"
-    return f" Known: {', '.join(known)}." if known else ""

@@ -34,7 +34,8 @@ TINY = [
     "profiles.mini.train.epochs=2",
     "profiles.mini.train.batch_size=4",
     "profiles.mini.evaluate.batch_size=8",
-    "profiles.mini.pretrain={captions: [refcoco+], steps: 2, batch_size: 8, lr: 1.0e-3, threads: 1}",
+    "profiles.mini.pretrain.steps=2",
+    "profiles.mini.pretrain.batch_size=8",
 ]
 
 # The same examples each time, however slow the machine.

@@ -134,7 +134,7 @@ def test_a_mistake_ends_the_process_with_code_1_and_one_line(tmp_path: Path) -> 
         ),
         (
             ["pretrain", "vit_l"],
-            "data/mini/refcoco.parquet: not found. Make it first: mmnet prepare refcoco.",
+            "data/mini/refcoco+.parquet: not found. Make it first: mmnet prepare refcoco+.",
         ),
         (
             ["train", "--experiment", "refcocog_vit_b"],

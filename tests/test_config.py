@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import yaml
 
-from mmnet.config import Params, check_params, load_params, overrides_between
+from mmnet.config import Params, check_params, load_params
 from mmnet.errors import ConfigError
+from mmnet.overrides import overrides_between
 
 ROOT = Path(__file__).parents[1]
 PARAMS = ROOT / "params.yaml"
@@ -243,3 +244,19 @@ def test_params_cannot_be_changed_after_loading() -> None:
     params: Params = load_params(PARAMS)
     with pytest.raises(ValueError, match="frozen"):
         params.profile = "paper"
+
+
+def test_numbers_that_a_command_line_left_as_text_are_read_again() -> None:
+    # As Snakemake's --config 'seeds=[0, 1]' arrives: text inside containers.
+    base = {"seeds": [0], "experiments": {"a": {"model": {}}}, "profile": "mini"}
+    changed = {
+        "seeds": ["0", "1"],
+        "experiments": {"a": {"model": {"mmp": "false", "dropout": "0.5"}}},
+        "profile": "paper",
+    }
+    assert overrides_between(base, changed) == [
+        "seeds=[0, 1]",
+        "experiments.a.model.mmp=false",
+        "experiments.a.model.dropout=0.5",
+        'profile="paper"',
+    ]

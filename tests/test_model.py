@@ -1,5 +1,6 @@
 """MMNet whole: CLIP's towers kept intact, shapes, gradients, ablations, weights files."""
 
+import json
 import re
 import warnings
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from mmnet.errors import CheckpointError, ConfigError
+from mmnet.model import clip
 from mmnet.model.build import build_model
 from mmnet.model.clip import load_clip, resize_positions
 from mmnet.model.describe import describe
@@ -139,10 +141,14 @@ def test_paper_sizes(architecture: str) -> None:
     assert mmnet(image, tokens).shape == (2, 120, 120)
 
 
-def test_vit_whose_patch_does_not_divide_the_image_shrinks_it() -> None:
+def test_vit_whose_patch_does_not_divide_the_image_shrinks_it(tmp_path: Path) -> None:
+    config = json.loads((Path(clip.__file__).parent / "towers" / "mini-vit-b.json").read_text())
+    config["vision_cfg"] |= {"patch_size": 13, "image_size": 65}
+    (tmp_path / "test-vit-13.json").write_text(json.dumps(config))
+    open_clip.add_model_config(tmp_path)
     assert on_meta("ViT-L-14-quickgelu").backbone.visual.image_size == (476, 476)
     assert on_meta("ViT-L-14-quickgelu").backbone.visual.grid_size == (34, 34)
-    mini = build("mini-vit-l", image_size=96)
+    mini = build("test-vit-13", image_size=96)
     z, _ = mini.backbone.encode(images(2, 96))
     assert z.shape == (2, 64, 7, 7)
     assert mini.backbone(images(2, 96))[1].shape == (2, 16, 6, 6)

@@ -138,8 +138,8 @@ def test_mini_profile_plans_generation_and_pretraining(tmp_path: Path) -> None:
 def test_mistake_in_params_stops_before_any_job(finished: Path, override: str, advice: str) -> None:
     result = snakemake(finished, "-n", "--config", override)
     assert result.returncode != 0
-    assert advice in result.stderr
-    assert "Traceback" not in result.stderr
+    assert advice in result.stdout + result.stderr
+    assert "Traceback" not in result.stdout + result.stderr
 
 
 def test_end_to_end_leaves_tables_and_no_work(finished: Path) -> None:
@@ -221,7 +221,9 @@ elif arguments[:2] == ["env", "create"]:
 
 
 def test_conda_on_the_path_is_used_for_the_jobs(tmp_path: Path) -> None:
-    folder = copy_project(tmp_path / "clone")
+    folder = tmp_path / "clone"
+    folder.mkdir()
+    copy_project(folder)
     stand_in = tmp_path / "bin" / "conda"
     stand_in.parent.mkdir()
     (tmp_path / "prefix" / "bin").mkdir(parents=True)
@@ -243,4 +245,4 @@ def test_conda_on_the_path_is_used_for_the_jobs(tmp_path: Path) -> None:
 def test_without_conda_the_same_command_works_and_says_so(tmp_path: Path) -> None:
     result = snakemake(copy_project(tmp_path), "-n", "data/mini/archives/refcoco.zip")
     assert planned(result) == {"draw_shapes": 1, "fetch_archive": 1}
-    assert "No conda on the PATH" in result.stderr
+    assert "No conda on the PATH" in result.stdout + result.stderr

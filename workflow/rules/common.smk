@@ -13,9 +13,15 @@ from snakemake_interface_executor_plugins.settings import DeploymentMethod
 sys.path.insert(0, workflow.basedir)
 
 from mmnet.code_version import code_version
-from mmnet.config import check_params, overrides_between
+from mmnet.config import load_params
 from mmnet.errors import MMNetError
 from mmnet.layout import RESULTS, Layout
+from mmnet.overrides import overrides_between
+
+
+envvars:
+    "PATH",
+
 
 ENVIRONMENT = "../../environment.yml"
 
@@ -32,12 +38,19 @@ if (
         DeploymentMethod.CONDA
     }
     logger.warning("No conda on the PATH: the jobs run in this Python's environment.")
-os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+os.environ["PATH"] = os.pathsep.join(
+    [str(Path(sys.executable).parent), os.environ["PATH"]]
+)
+
+PARAMS_FILE = Path("params.yaml")
+OVERRIDES = overrides_between(
+    yaml.safe_load(PARAMS_FILE.read_text(encoding="utf-8")), config
+)
 
 # The whole of params.yaml is checked here, before any job: a mistake in one experiment must not
 # show after hours of another.
 try:
-    PARAMS = check_params(config)
+    PARAMS = load_params(PARAMS_FILE, OVERRIDES)
 except MMNetError as error:
     raise WorkflowError(str(error)) from None
 
@@ -45,15 +58,13 @@ PROFILE = PARAMS.active
 LAYOUT = Layout(PARAMS.profile)
 LOGS = Path("logs") / PARAMS.profile
 DATASETS = list(PROFILE.datasets)
+CAPTIONS = PROFILE.pretrain.captions if PROFILE.pretrain else []
 
-# What `--config` changed is handed to every job.
-SET = " ".join(
-    f"--set {shlex.quote(override)}"
-    for override in overrides_between(
-        yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8")), config
-    )
-)
-MMNET = "python -m mmnet"
+# In the rules' shell, `mmnet` is this package, told what `--config` changed. (Not through `params`:
+# a value reruns the same jobs whether it was changed there or in params.yaml.)
+SET = " ".join(f"--set {shlex.quote(override)}" for override in OVERRIDES)
+SET = SET.replace("{", "{{").replace("}", "}}")  # Snakemake formats the prefix
+shell.prefix(f'set -euo pipefail; mmnet() {{{{ python -m mmnet "$@" {SET}; }}}}; ')
 
 
 def as_json(section):
@@ -74,6 +85,33 @@ def runs_of(table):
         if table in experiment.tables
         for seed in PARAMS.seeds
     ]
+
+
+def local_mirrors(wildcards):
+    """Files that a download reads from this machine: the procedural archives, or a user's own."""
+    archive = PROFILE.archives[wildcards.archive]
+    files = [
+        url.removeprefix("file:") for url in archive.urls if url.startswith("file:")
+    ]
+    return files + ([archive.checksums] if archive.checksums else [])
+
+
+def towers_from(source):
+    """Wildcard constraint: the towers whose weights come from a source; or none."""
+    names = [
+        name for name, tower in PROFILE.towers.items() if tower.pretrained == source
+    ]
+    return "|".join(names) or "none of them"
+
+
+def run_inputs(wildcards):
+    config = run_config(wildcards)
+    weights = LAYOUT.weights(config.tower_name, config.tower)
+    return {
+        "table": LAYOUT.table(config.dataset_name),
+        "images": LAYOUT.manifest,
+        **({"weights": weights} if weights else {}),
+    }
 
 
 wildcard_constraints:

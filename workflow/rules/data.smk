@@ -1,10 +1,3 @@
-def local_mirrors(wildcards):
-    """Files that a download reads from this machine: the procedural archives, or a user's own."""
-    archive = PROFILE.archives[wildcards.archive]
-    files = [url.removeprefix("file:") for url in archive.urls if url.startswith("file:")]
-    return files + ([archive.checksums] if archive.checksums else [])
-
-
 if PROFILE.shapes:
 
     rule draw_shapes:
@@ -21,7 +14,7 @@ if PROFILE.shapes:
         message:
             "Drawing the procedural benchmark"
         shell:
-            "{MMNET} shapes {SET} > {log} 2>&1"
+            "mmnet shapes 2>&1 | tee {log}"
 
 
 rule fetch_archive:
@@ -39,7 +32,7 @@ rule fetch_archive:
     message:
         "Fetching {wildcards.archive}"
     shell:
-        "{MMNET} download {wildcards.archive} {SET} > {log} 2>&1"
+        "mmnet download {wildcards.archive} 2>&1 | tee {log}"
 
 
 rule prepare_table:
@@ -57,7 +50,7 @@ rule prepare_table:
     message:
         "Preparing {wildcards.dataset}"
     shell:
-        "{MMNET} prepare {wildcards.dataset} {SET} > {log} 2>&1"
+        "mmnet prepare {wildcards.dataset} 2>&1 | tee {log}"
 
 
 rule unpack_images:
@@ -75,4 +68,4 @@ rule unpack_images:
     message:
         "Unpacking the images that the refs name"
     shell:
-        "{MMNET} unpack-images {SET} > {log} 2>&1"
+        "mmnet unpack-images 2>&1 | tee {log}"

@@ -18,7 +18,7 @@ rule predict_masks:
     message:
         "Predicting {wildcards.experiment}, seed {wildcards.seed}"
     shell:
-        "{MMNET} predict --experiment {wildcards.experiment} --seed {wildcards.seed} {SET} > {log} 2>&1"
+        "mmnet predict --experiment {wildcards.experiment} --seed {wildcards.seed} 2>&1 | tee {log}"
 
 
 rule score_run:
@@ -37,4 +37,4 @@ rule score_run:
     message:
         "Scoring {wildcards.experiment}, seed {wildcards.seed}"
     shell:
-        "{MMNET} evaluate --experiment {wildcards.experiment} --seed {wildcards.seed} {SET} > {log} 2>&1"
+        "mmnet evaluate --experiment {wildcards.experiment} --seed {wildcards.seed} 2>&1 | tee {log}"

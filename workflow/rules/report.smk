@@ -11,9 +11,12 @@ rule write_table1:
         profile=PARAMS.profile,
         label=PROFILE.label,
         seeds=PARAMS.seeds,
-        rows=[(name, PROFILE.towers[PARAMS.experiments[name].tower].label) for name, _ in runs_of("table1")],
+        rows=[
+            (name, PROFILE.towers[PARAMS.experiments[name].tower].label)
+            for name, _ in runs_of("table1")
+        ],
         code=code_version("mmnet.report.tables"),
     message:
         "Writing Table 1"
     shell:
-        "{MMNET} report table1 {SET} > {log} 2>&1"
+        "mmnet report table1 2>&1 | tee {log}"

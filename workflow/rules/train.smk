@@ -1,22 +1,3 @@
-CAPTIONS = PROFILE.pretrain.captions if PROFILE.pretrain else []
-
-
-def towers_from(source):
-    """Wildcard constraint: the towers whose weights come from a source; or none."""
-    names = [name for name, tower in PROFILE.towers.items() if tower.pretrained == source]
-    return "|".join(names) or "none of them"
-
-
-def run_inputs(wildcards):
-    config = run_config(wildcards)
-    weights = LAYOUT.weights(config.tower_name, config.tower)
-    return {
-        "table": LAYOUT.table(config.dataset_name),
-        "images": LAYOUT.manifest,
-        **({"weights": weights} if weights else {}),
-    }
-
-
 rule pretrain_clip:
     input:
         images=LAYOUT.manifest,
@@ -39,7 +20,7 @@ rule pretrain_clip:
     message:
         "Pre-training the CLIP tower {wildcards.tower} on captioned crops"
     shell:
-        "{MMNET} pretrain {wildcards.tower} {SET} > {log} 2>&1"
+        "mmnet pretrain {wildcards.tower} 2>&1 | tee {log}"
 
 
 rule download_clip:
@@ -56,7 +37,7 @@ rule download_clip:
     message:
         "Fetching OpenAI's CLIP for {wildcards.tower}"
     shell:
-        "{MMNET} download-clip {wildcards.tower} {SET} > {log} 2>&1"
+        "mmnet download-clip {wildcards.tower} 2>&1 | tee {log}"
 
 
 rule train_mmnet:
@@ -80,4 +61,4 @@ rule train_mmnet:
     message:
         "Training {wildcards.experiment}, seed {wildcards.seed}"
     shell:
-        "{MMNET} train --experiment {wildcards.experiment} --seed {wildcards.seed} {SET} > {log} 2>&1"
+        "mmnet train --experiment {wildcards.experiment} --seed {wildcards.seed} 2>&1 | tee {log}"
