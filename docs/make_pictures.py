@@ -1,33 +1,48 @@
 """Make the README's pictures from a finished `make table1`: python docs/make_pictures.py.
 
+table1.png: results/table1.tex, typeset (needs pdflatex and pdftoppm).
 examples.png: for each data set, the val sentences at the quartiles of IoU (no taste involved):
 image, ground truth, prediction.
 """
 
 import math
+import subprocess
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageChops, ImageDraw, ImageFont
 from torch import Tensor
 
 from mmnet.config import load_params
 from mmnet.data.dataset import evaluation_items, read, read_image, read_mask
 from mmnet.data.transforms import logits_to_image, normalise
 from mmnet.evaluate.metrics import iou
-from mmnet.layout import Layout
+from mmnet.layout import RESULTS, Layout
 from mmnet.model.build import build_model
 from mmnet.model.checkpoint import load_trained
 from mmnet.model.mmnet import ImageFeatures
 
+DOCS = Path(__file__).parent
 QUARTILES = (0.75, 0.5, 0.25)
 SCALE, GAP, LINE = 2, 8, 20  # pixels
 BLUE, ORANGE = (0, 114, 178), (230, 120, 0)  # told apart by colour-blind eyes too
 
 
+PAGE = r"""\documentclass{article}
+\usepackage{booktabs,graphicx}
+\usepackage[margin=3cm]{geometry}
+\pagestyle{empty}
+\begin{document}
+%s
+\end{document}
+"""
+
+
 def main() -> None:
+    typeset(RESULTS / "table1.tex", DOCS / "table1.png")
     params = load_params(Path("params.yaml"))
     layout = Layout(params.profile)
     rows = []
@@ -44,7 +59,18 @@ def main() -> None:
             sheet.paste(tile, (x, y))
             x += tile.width + GAP
         y += max(tile.height for tile in row) + GAP
-    sheet.save(Path("docs") / "examples.png", optimize=True)
+    sheet.save(DOCS / "examples.png", optimize=True)
+
+
+def typeset(table: Path, picture: Path) -> None:
+    """Typeset a table and cut the page down to it."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "page.tex").write_text(PAGE % table.read_text())
+        for command in ("pdflatex -interaction=batchmode page", "pdftoppm -r 150 -png page page"):
+            subprocess.run(command.split(), cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        with Image.open(next(Path(folder).glob("page*.png"))) as page:
+            left, top, right, bottom = ImageChops.invert(page.convert("L")).getbbox()
+            page.crop((left - 20, top - 20, right + 20, bottom + 20)).save(picture, optimize=True)
 
 
 def examples(config, layout):

@@ -192,6 +192,15 @@ def test_second_process_on_a_run_folder_is_refused(tiny: Any, tmp_path: Path) ->
         fit(tiny, tmp_path)
 
 
+def test_sentences_longer_than_the_limit_are_counted_and_said(
+    tiny: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = tiny.config.dataset.model_copy(update={"max_length": 4})
+    fit(tiny, tmp_path, tiny.config.model_copy(update={"dataset": dataset}))
+    said = capsys.readouterr().err
+    assert "sentences are longer than L=4 tokens; cut, [EOS] kept" in said
+
+
 def test_too_few_refs_for_a_batch_are_refused(tiny: Any, tmp_path: Path) -> None:
     train = tiny.config.train.model_copy(update={"batch_size": 10_000})
     with pytest.raises(DataError, match=r"Lower train\.batch_size"):

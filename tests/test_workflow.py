@@ -149,6 +149,23 @@ def test_end_to_end_leaves_tables_and_no_work(finished: Path) -> None:
     assert not list(finished.glob("**/*.tmp"))
 
 
+def test_another_folder_and_number_of_cores_give_the_same_bytes(
+    finished: Path, tmp_path: Path
+) -> None:
+    folder = copy_project(tmp_path)
+    result = snakemake(folder, "--cores", "1", "results/table1.tex")
+    assert result.returncode == 0, result.stderr
+    made = [
+        path.relative_to(finished)
+        for top in ("results", "runs", "clip", "data")
+        for path in (finished / top).glob("**/*")
+        if path.is_file() and path.name != ".lock"
+    ]
+    assert {path.name for path in made} > {"table1.tex", "table1.csv", "checkpoint.pt"}
+    for path in made:
+        assert (folder / path).read_bytes() == (finished / path).read_bytes(), path
+
+
 def test_second_run_has_nothing_to_do(clone: Path) -> None:
     assert planned(snakemake(clone, "-n", "results/table1.tex")) == {}
 

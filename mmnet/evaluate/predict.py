@@ -17,7 +17,7 @@ from mmnet.files import atomic_path
 from mmnet.model.build import build_model
 from mmnet.model.checkpoint import load_trained
 from mmnet.model.mmnet import ImageFeatures, MMNet
-from mmnet.progress import track
+from mmnet.progress import say, track
 
 IDS = ["split", "ref_id", "ann_id", "image_id", "sent_id"]
 
@@ -68,6 +68,7 @@ def predict_splits(
         ) from None
     model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     items = evaluation_items(config, table, images, splits=config.dataset.splits)
+    say_cut(config, "evaluation", items.tokens, items.num_cut)
     shown = track(
         read(items, batch_size=None, workers=config.train.workers),
         name=f"{config.experiment} predicting",
@@ -77,6 +78,15 @@ def predict_splits(
     rows = predict(model, shown, threshold=config.evaluate.threshold, device=device)
     with atomic_path(output) as path:
         rows.to_parquet(path, index=False)
+
+
+def say_cut(config: Config, what: str, tokens: Tensor, num_cut: int) -> None:
+    """Say how many sentences are longer than L, if any."""
+    if num_cut:
+        say(
+            f"{config.dataset_name} {what}: {num_cut} of {len(tokens)} sentences are longer than "
+            f"L={config.dataset.max_length} tokens; cut, [EOS] kept"
+        )
 
 
 def _count(batch: ImageBatch, logits: Tensor, limit: float) -> pd.DataFrame:

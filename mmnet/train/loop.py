@@ -14,7 +14,7 @@ from mmnet.data.dataset import EvaluationItems, TrainItems, evaluation_items, re
 from mmnet.data.transforms import normalise
 from mmnet.errors import CheckpointError, DataError, TrainingError
 from mmnet.evaluate.metrics import score
-from mmnet.evaluate.predict import predict
+from mmnet.evaluate.predict import predict, say_cut
 from mmnet.files import atomic_path, atomic_write, checksum, locked
 from mmnet.model import checkpoint
 from mmnet.model.build import build_model
@@ -142,12 +142,8 @@ def _check_fits(config: Config, items: TrainItems, val: EvaluationItems) -> None
             f"{config.dataset_name}: train has {len(items)} refs, fewer than one batch of "
             f"{config.train.batch_size}. Lower train.batch_size."
         )
-    for split, data in (("train", items), ("val", val)):
-        if data.num_cut:
-            say(
-                f"{config.dataset_name} {split}: {data.num_cut} of {len(data.tokens)} sentences "
-                f"are longer than L={config.dataset.max_length} tokens; cut, [EOS] kept"
-            )
+    say_cut(config, "train", items.tokens, items.num_cut)
+    say_cut(config, "val", val.tokens, val.num_cut)
 
 
 def _start(config: Config, weights: Path | None, device: torch.device) -> Run:
