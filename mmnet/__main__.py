@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mmnet.config import Config, Params, TowerConfig, load_params
+from mmnet.config import Config, Params, PretrainConfig, TowerConfig, TrainConfig, load_params
 from mmnet.errors import ConfigError, MMNetError
 from mmnet.layout import RESULTS, Layout
 
@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def add_device(command: Any) -> None:
         command.add_argument(
-            "--device", default="auto", help="cpu, cuda, cuda:1, ...; default: a GPU if any"
+            "--device", help="cpu, cuda, cuda:1, ... or auto; default: params.yaml's"
         )
 
     add("shapes", _shapes, "Draw the procedural benchmark and write its archives.")
@@ -120,10 +120,11 @@ def _known_tower(name: str, params: Params, *, pretrained: str) -> TowerConfig:
     return tower
 
 
-def _device(name: str, threads: int) -> Any:
+def _device(name: str | None, config: TrainConfig | PretrainConfig) -> Any:
     import torch
 
-    torch.set_num_threads(threads)
+    name = name or config.device
+    torch.set_num_threads(config.threads)
     torch.use_deterministic_algorithms(True)
     # Nothing here reads memory before it writes it; filling it first costs a fifth of the time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -223,7 +224,7 @@ def _pretrain(arguments: argparse.Namespace) -> None:
         tables=[layout.table(name) for name in params.active.pretrain.captions],
         images=layout.images,
         output=layout.clip(arguments.tower),
-        device=_device(arguments.device, params.active.pretrain.threads),
+        device=_device(arguments.device, params.active.pretrain),
     )
 
 
@@ -237,7 +238,7 @@ def _train(arguments: argparse.Namespace) -> None:
         images=layout.images,
         weights=layout.weights(config.tower_name, config.tower),
         folder=layout.run(config.experiment, config.seed),
-        device=_device(arguments.device, config.train.threads),
+        device=_device(arguments.device, config.train),
     )
 
 
@@ -251,7 +252,7 @@ def _predict(arguments: argparse.Namespace) -> None:
         table=layout.table(config.dataset_name),
         images=layout.images,
         output=layout.rows(config.experiment, config.seed),
-        device=_device(arguments.device, config.train.threads),
+        device=_device(arguments.device, config.train),
     )
 
 

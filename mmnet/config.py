@@ -20,6 +20,8 @@ Side = Annotated[int, Field(ge=32)]
 """Of a procedural scene, in pixels: smaller ones have no room for shapes one could tell apart."""
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 DatasetName = Literal["refcoco", "refcoco+", "refcocog"]
+Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
+"""auto: a GPU if there is one. Results are the same bytes on one kind of device only."""
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
 """Names become folders and wildcards, so they are kept plain."""
 
@@ -135,6 +137,7 @@ class TrainConfig(Strict):
     """What is not CLIP learns this many times faster: 1 in the paper, 10 in CRIS."""
     lr_power: PositiveFloat
     """Of the polynomial decay, per step."""
+    device: Device
     threads: PositiveInt
     """Cores of one job: fixed, never scaled down, since results depend on it."""
     workers: Annotated[int, Field(ge=0)]
@@ -157,6 +160,7 @@ class PretrainConfig(Strict):
     steps: PositiveInt
     batch_size: PositiveInt
     lr: PositiveFloat
+    device: Device
     threads: PositiveInt
 
 
