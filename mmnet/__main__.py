@@ -152,12 +152,13 @@ def _shapes(arguments: argparse.Namespace) -> None:
             f"profile {params.profile} has no procedural benchmark (shapes: null). "
             "Use --set profile=mini."
         )
-    total = sum(count for splits in shapes.images.values() for count in splits.values())
+    images = shapes.images.model_dump()
+    total = sum(count for splits in images.values() for count in splits.values())
     write_mirror(
         layout.mirror,
         seed=shapes.seed,
         image_sizes=shapes.image_sizes,
-        images={str(source): counts for source, counts in shapes.images.items()},
+        images=images,
         progress=lambda plan: track(plan, name="drawing", total=total, unit="images"),
     )
 
@@ -171,14 +172,17 @@ def _download(arguments: argparse.Namespace) -> None:
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
+    from mmnet.data.download import verify_placed
     from mmnet.data.prepare import prepare_table
     from mmnet.progress import say
 
     params, layout = _load(arguments)
     name = arguments.dataset
+    dataset = _known(name, params.active.datasets, "dataset")
+    verify_placed(params.active.archives[name], layout.archive(name))
     table, notes = prepare_table(
         name,
-        _known(name, params.active.datasets, "dataset"),
+        dataset,
         archive=layout.archive(name),
         output=layout.table(name),
     )
@@ -190,10 +194,12 @@ def _prepare(arguments: argparse.Namespace) -> None:
 
 
 def _unpack_images(arguments: argparse.Namespace) -> None:
+    from mmnet.data.download import verify_placed
     from mmnet.data.prepare import unpack_images
     from mmnet.progress import say
 
     params, layout = _load(arguments)
+    verify_placed(params.active.archives["train2014"], layout.archive("train2014"))
     count = unpack_images(
         layout.archive("train2014"),
         tables=[layout.table(name) for name in params.active.datasets],

@@ -4,11 +4,12 @@ Values live in params.yaml alone; the classes hold types, ranges and meaning. Ev
 there and none may be unknown: a mistake is reported in one line, before any work starts.
 """
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from mmnet.errors import ConfigError
 from mmnet.overrides import apply_override
@@ -24,6 +25,17 @@ Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
 """auto: a GPU if there is one. Results are the same bytes on one kind of device only."""
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
 """Names become folders and wildcards, so they are kept plain."""
+
+
+def known_architecture(name: str) -> str:
+    """Refuse what open_clip and this package have no definition of, without importing either."""
+    (package,) = find_spec("open_clip").submodule_search_locations or [""]  # type: ignore[union-attr]
+    folders = Path(package, "model_configs"), Path(__file__).parent / "model" / "towers"
+    known = [path.stem for folder in folders for path in folder.glob("*.json")]
+    if name not in known:
+        close = did_you_mean(name, known).partition("Known:")[0].strip()
+        raise ValueError(f"is {name!r}: neither open_clip's nor one of ours. {close}".strip(". "))
+    return name
 
 
 class Strict(BaseModel):
@@ -49,14 +61,33 @@ class ArchiveConfig(Strict):
         return self
 
 
+class RefCOCOImages(Strict):
+    train: PositiveInt
+    val: PositiveInt
+    testA: PositiveInt
+    testB: PositiveInt
+
+
+class GRefImages(Strict):
+    train: PositiveInt
+    val: PositiveInt
+    test: PositiveInt
+
+
+class ShapesImages(Strict):
+    """Images of each split. RefCOCO+ shares RefCOCO's."""
+
+    refcoco: RefCOCOImages
+    refcocog: GRefImages
+
+
 class ShapesConfig(Strict):
     """The procedural benchmark; `shapes: null` where the archives are real."""
 
     seed: Seed
     image_sizes: Annotated[list[tuple[Side, Side]], Field(min_length=1)]
     """(width, height) of the scenes, in pixels."""
-    images: dict[Literal["refcoco", "refcocog"], dict[str, PositiveInt]]
-    """Images of each split. RefCOCO+ shares RefCOCO's."""
+    images: ShapesImages
 
     @model_validator(mode="before")
     @classmethod
@@ -71,7 +102,7 @@ class ShapesConfig(Strict):
 class DatasetConfig(Strict):
     refs: Literal["unc", "umd", "google"]
     """Which partition: the file refs(unc).p, refs(umd).p or refs(google).p."""
-    splits: Annotated[list[str], Field(min_length=2)]
+    splits: Annotated[list[Literal["val", "test", "testA", "testB"]], Field(min_length=1)]
     """Evaluation splits in the order of Table 1's columns; `val` chooses the checkpoint."""
     max_length: Annotated[int, Field(ge=3, le=77)]
     """L: tokens of a sentence, with [SOS] and [EOS]."""
@@ -80,13 +111,15 @@ class DatasetConfig(Strict):
     def _has_val(self) -> Self:
         if "val" not in self.splits:
             raise ValueError("splits must contain val, which chooses the checkpoint")
+        if len(set(self.splits)) != len(self.splits):
+            raise ValueError(f"splits names a split twice: {', '.join(self.splits)}")
         return self
 
 
 class TowerConfig(Strict):
     """One pair of CLIP towers."""
 
-    architecture: str
+    architecture: Annotated[str, AfterValidator(known_architecture)]
     """Name of an open_clip model. OpenAI's weights need the -quickgelu ones."""
     pretrained: str
     """openai: OpenAI's weights. captions: trained here, by the rule pretrain_clip.
@@ -191,6 +224,10 @@ class Config(Strict):
     train: TrainConfig
     evaluate: EvaluateConfig
 
+    def identity(self) -> dict[str, Any]:
+        """All that shapes the run's results, which its tower's name in the tables does not."""
+        return self.model_dump(mode="json", exclude={"tower": {"label"}})
+
 
 class ExperimentConfig(Strict):
     """A named override: its rows' data and tower, and what differs from the profile."""
@@ -255,7 +292,7 @@ class Params(Strict):
 def load_params(path: Path, overrides: list[str] | None = None) -> Params:
     """Read and check params.yaml; `overrides` are KEY=VALUE, keys dotted, values YAML."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), UniqueKeys)
     except FileNotFoundError:
         raise ConfigError(f"{path}: not found. Run from the repository's root.") from None
     except OSError as error:
@@ -265,6 +302,19 @@ def load_params(path: Path, overrides: list[str] | None = None) -> Params:
     for override in overrides or []:
         apply_override(values, override)
     return check_params(values)
+
+
+class UniqueKeys(yaml.SafeLoader):
+    """YAML's loader takes the last of two equal keys; this one refuses them."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands twice; drop one", node.start_mark
+                )
+        return super().construct_mapping(node, deep)
 
 
 def check_params(values: Any) -> Params:
@@ -278,6 +328,17 @@ def check_params(values: Any) -> Params:
     if len(set(params.seeds)) != len(params.seeds):
         raise ConfigError(f"params.yaml: seeds: {params.seeds} names a seed twice. Drop one.")
     for name, profile in params.profiles.items():
+        lacking = {*profile.datasets, "train2014"} - {*profile.archives}
+        if lacking:
+            raise ConfigError(
+                f"params.yaml: profiles.{name}.archives lacks {', '.join(sorted(lacking))}. Add it."
+            )
+        unknown = {*(profile.pretrain.captions if profile.pretrain else [])} - {*profile.datasets}
+        if unknown:
+            raise ConfigError(
+                f"params.yaml: profiles.{name}.pretrain.captions names {', '.join(unknown)}, which "
+                f"profiles.{name}.datasets lacks. Known: {', '.join(profile.datasets)}."
+            )
         captioned = [t for t, tower in profile.towers.items() if tower.pretrained == "captions"]
         if captioned and profile.pretrain is None:
             raise ConfigError(

@@ -13,7 +13,8 @@ def validate(model: type[Any], values: Any, where: str) -> Any:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
+        # A mistyped key is both unknown and missed: its unknown half tells more.
+        first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
         location = [str(part) for part in first["loc"] if part != "[key]"]
         dotted = ".".join([*([where] if where else []), *location]) or "the file"
         message = f"params.yaml: {dotted} {_advice(model, first)}"
@@ -30,7 +31,8 @@ def _advice(model: type[BaseModel], error: Any) -> str:
         known = re.findall(r"'([^']*)'", error["ctx"]["expected"])
         return f"is {value!r}: must be one of {', '.join(known)}." + did_you_mean(value, known)
     if isinstance(value, str) and kind in ("float_type", "int_type"):
-        hint = " (YAML reads 1e-5 as text: write 1.0e-5)" if "e" in value.lower() else ""
+        exponent = re.fullmatch(r"[-+]?\d+e[-+]?\d+", value.lower())
+        hint = " (YAML reads 1e-5 as text: write 1.0e-5)" if exponent else ""
         return f"is the text {value!r}: must be a number{hint}."
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
     shown = "" if kind == "value_error" else f"is {value!r}: "

@@ -71,7 +71,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     shapes, pretrain = params.active.shapes, params.active.pretrain
     assert shapes is not None
     assert pretrain is not None
-    write_mirror(mirror, seed=0, image_sizes=shapes.image_sizes, images={**shapes.images})
+    write_mirror(mirror, seed=0, image_sizes=shapes.image_sizes, images=shapes.images.model_dump())
     paths = {name: folder / "archives" / f"{name}.zip" for name in params.active.archives}
     for name, archive in params.active.archives.items():
         fetch(archive, paths[name])

@@ -120,7 +120,7 @@ def test_a_mistake_ends_the_process_with_code_1_and_one_line(tmp_path: Path) -> 
         (["shapes", "--set", "profile=paper"], "profile paper has no procedural benchmark"),
         (
             ["describe", *RUN, "--set", "profiles.mini.towers.vit_b.architecture=ViT-B-99"],
-            "params.yaml: architecture 'ViT-B-99' is no CLIP of open_clip",
+            "towers.vit_b.architecture is 'ViT-B-99': neither open_clip's nor one of ours. Did",
         ),
         # Each step before the one that it needs.
         (["download", "refcoco"], "refcoco.zip: no mirror has it: file:data/mini/mirror/refcoco"),
@@ -130,7 +130,7 @@ def test_a_mistake_ends_the_process_with_code_1_and_one_line(tmp_path: Path) -> 
         ),
         (
             ["unpack-images"],
-            "data/mini/refcoco.parquet: not found. Make it first: mmnet prepare refcoco.",
+            "data/mini/archives/train2014.zip: not found. Fetch it first: mmnet download",
         ),
         (
             ["pretrain", "vit_l"],

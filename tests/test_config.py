@@ -183,7 +183,7 @@ def test_a_malformed_override_is_refused(override: str, reason: str) -> None:
         (b"\xff\xfe\x00", "not YAML"),
         (b"", "the file is None: should be a valid dictionary"),
         (b"- profile", "the file is ['profile']: should be a valid dictionary"),
-        (b'"a\\nb": 1', "is missing"),
+        (b'"a\\nb": 1', "is unknown"),
     ],
 )
 def test_a_file_that_is_no_mapping_is_refused(content: bytes, reason: str, tmp_path: Path) -> None:
@@ -260,3 +260,43 @@ def test_numbers_that_a_command_line_left_as_text_are_read_again() -> None:
         "experiments.a.model.dropout=0.5",
         'profile="paper"',
     ]
+
+
+def mistyped(path: Path, old: str, new: str) -> str:
+    path.write_text(PARAMS.read_text().replace(old, new))
+    return refusal(path=path)
+
+
+def test_key_mistyped_in_place_is_told_by_its_nearest(tmp_path: Path) -> None:
+    line = mistyped(tmp_path / "p.yaml", "      num_queries: 8", "      num_querys: 8")
+    assert line.endswith("model.num_querys is unknown. Did you mean num_queries?")
+    line = mistyped(tmp_path / "p.yaml", "\nexperiments:", "\nexperimnts:")
+    assert line.endswith("experimnts is unknown. Did you mean experiments?")
+
+
+def test_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    line = mistyped(tmp_path / "p.yaml", "profile: mini\n", "profile: mini\nprofile: paper\n")
+    assert "the key 'profile' stands twice" in line
+
+
+@pytest.mark.parametrize(
+    ("override", "advice"),
+    [
+        ("towers.vit_b.architecture=mini-vit-q", "architecture is 'mini-vit-q': neither"),
+        ("datasets.refcoco.splits=[val, val]", "splits names a split twice: val, val"),
+        ("datasets.refcoco.splits=[val, testC]", "Did you mean test?"),
+        ("shapes.images.refcoco={train: 1, vall: 1, testA: 1, testB: 1}", "Did you mean val?"),
+        ("pretrain.captions=[refcocoo]", "Did you mean refcoco?"),
+        ("train.device=gpu", "train.device is 'gpu'"),
+    ],
+)
+def test_what_would_fail_after_hours_is_refused_at_load(override: str, advice: str) -> None:
+    assert advice in refusal(f"profiles.mini.{override}")
+
+
+def test_archives_must_hold_every_dataset_and_the_images(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    values = yaml.safe_load(PARAMS.read_text())
+    del values["profiles"]["mini"]["archives"]["train2014"]
+    path.write_text(yaml.safe_dump(values))
+    assert "archives lacks train2014" in refusal(path=path)

@@ -307,9 +307,9 @@ def write_archive(folder: Path, members: dict[str, bytes] | None = None) -> Path
     return folder / "refcoco.zip"
 
 
-def refusal_to_prepare(archive: Path, *, refs: str = "unc", split: str = "train") -> str:
+def refusal_to_prepare(archive: Path, *, refs: str = "unc", split: str | None = None) -> str:
     dataset = DatasetConfig.model_validate(
-        {"refs": refs, "splits": ["val", split], "max_length": 17}
+        {"refs": refs, "splits": ["val", split] if split else ["val"], "max_length": 17}
     )
     output = archive.with_name("refcoco.parquet")
     with pytest.raises(DataError) as caught:

@@ -16,7 +16,7 @@ SOURCES = sorted((ROOT / "mmnet").rglob("*.py"))
 
 ORDER = ["data", "model", "evaluate", "train", "report"]
 """A package may import from those before it, and from the modules beside it that all share."""
-SHARED = {"config", "errors", "files", "layout", "progress"}
+SHARED = {"code_version", "config", "errors", "files", "layout", "progress"}
 
 
 def imports(path: Path) -> set[str]:

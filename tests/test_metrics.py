@@ -70,6 +70,7 @@ def test_iou_is_that_of_pycocotools() -> None:
 def test_each_split_is_scored_by_its_own_rows(tiny: Tiny, tmp_path: Path) -> None:
     splits = ["val", "val", "testA", "testB", "train"]
     rows = counts((1, 2), (3, 4), (1, 4), (4, 4), (0, 9)).assign(split=splits)
+    rows.attrs["config"] = tiny.config.identity()
     rows.to_parquet(tmp_path / "rows.parquet")
     scores = score_run(tiny.config, rows=tmp_path / "rows.parquet")
     assert list(scores["splits"]) == SPLITS
@@ -78,6 +79,15 @@ def test_each_split_is_scored_by_its_own_rows(tiny: Tiny, tmp_path: Path) -> Non
     assert (scores["experiment"], scores["seed"]) == ("refcoco_vit_b", 0)
     rows[rows["split"] != "testB"].to_parquet(tmp_path / "rows.parquet")
     with pytest.raises(DataError, match="has no split 'testB'"):
+        score_run(tiny.config, rows=tmp_path / "rows.parquet")
+
+
+def test_rows_of_other_values_are_refused(tiny: Tiny, tmp_path: Path) -> None:
+    evaluate = tiny.config.evaluate.model_copy(update={"threshold": 0.5})
+    rows = counts((1, 2), (1, 4), (4, 4)).assign(split=SPLITS)
+    rows.attrs["config"] = tiny.config.model_copy(update={"evaluate": evaluate}).identity()
+    rows.to_parquet(tmp_path / "rows.parquet")
+    with pytest.raises(DataError, match=r"other values than params\.yaml has now"):
         score_run(tiny.config, rows=tmp_path / "rows.parquet")
 
 
@@ -289,14 +299,20 @@ def test_a_checkpoint_of_other_values_is_refused_by_both(tiny: Tiny, tmp_path: P
     path = tmp_path / "checkpoint.pt"
     save_checkpoint(path, tiny.config)
     for changes, both in (
-        ({"num_queries": 5}, "was trained with num_queries 3; params.yaml has 5."),
-        ({"mqe": False}, "was trained with mqe True; params.yaml has False."),
+        ({"num_queries": 5}, "was trained with model.num_queries 3; params.yaml has 5."),
+        ({"mqe": False}, "was trained with model.mqe True; params.yaml has False."),
     ):
         model = tiny.config.model.model_copy(update=changes)
         assert both in refusal(path, tiny, tiny.config.model_copy(update={"model": model}))
     tower = tiny.config.tower.model_copy(update={"architecture": "mini-rn"})
     line = refusal(path, tiny, tiny.config.model_copy(update={"tower": tower}))
-    assert "was trained with architecture 'mini-vit-b'; params.yaml has 'mini-rn'." in line
+    assert "was trained with tower.architecture 'mini-vit-b'; params.yaml has 'mini-rn'." in line
+    for section, values, both in (
+        ("train", {"lr": 1.0}, "train.lr"),
+        ("dataset", {"max_length": 5}, "dataset.max_length 17; params.yaml has 5"),
+    ):
+        changed = getattr(tiny.config, section).model_copy(update=values)
+        assert both in refusal(path, tiny, tiny.config.model_copy(update={section: changed}))
     # A label is no reason to train again.
     tower = tiny.config.tower.model_copy(update={"label": "Another"})
     predict_from(path, tiny, tiny.config.model_copy(update={"tower": tower}))

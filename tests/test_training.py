@@ -89,7 +89,7 @@ def test_metrics_have_a_line_per_epoch_and_the_best_checkpoint_is_kept(
     assert [line["epoch"] for line in lines] == list(range(1, tiny.config.train.epochs + 1))
     best = max(lines, key=lambda line: line["val"]["mIoU"])
     assert checkpoint.load(folder / "checkpoint.pt")["epoch"] == best["epoch"]
-    assert not (folder / "work").exists()
+    assert not (folder / "work" / "last.pt").exists()
 
 
 def test_run_killed_midway_ends_with_the_bytes_of_an_undisturbed_one(
@@ -148,6 +148,38 @@ def test_changed_config_starts_afresh_and_says_so(
     fit(tiny, tmp_path / "a", changed)
     assert "is of another config: starting afresh" in capsys.readouterr().err
     fit(tiny, tmp_path / "b", changed)
+    assert (tmp_path / "a/checkpoint.pt").read_bytes() == (
+        tmp_path / "b/checkpoint.pt"
+    ).read_bytes()
+
+
+def test_changed_code_starts_afresh(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    interrupted(tiny, tmp_path, monkeypatch)
+    monkeypatch.setattr(loop, "code_version", lambda module: "another")
+    fit(tiny, tmp_path)
+    assert "is of another code: starting afresh" in capsys.readouterr().err
+
+
+def test_finished_run_whose_outputs_were_removed_is_published_again_untrained(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("checkpoint.pt", "metrics.jsonl")
+    fit(tiny, tmp_path)
+    before = {name: (tmp_path / name).read_bytes() for name in names}
+    for name in names:
+        (tmp_path / name).unlink()
+    monkeypatch.setattr(loop, "train_one_epoch", lambda *arguments: pytest.fail("trained again"))
+    fit(tiny, tmp_path)
+    assert {name: (tmp_path / name).read_bytes() for name in names} == before
+
+
+def test_run_of_another_config_is_not_taken_for_the_finished_one(tiny: Any, tmp_path: Path) -> None:
+    fit(tiny, tmp_path / "a")
+    other = tiny.config.model_copy(update={"seed": 1})
+    fit(tiny, tmp_path / "a", other)
+    fit(tiny, tmp_path / "b", other)
     assert (tmp_path / "a/checkpoint.pt").read_bytes() == (
         tmp_path / "b/checkpoint.pt"
     ).read_bytes()

@@ -142,10 +142,10 @@ def test_mistake_in_params_stops_before_any_job(finished: Path, override: str, a
     assert "Traceback" not in result.stdout + result.stderr
 
 
-def test_end_to_end_leaves_tables_and_no_work(finished: Path) -> None:
+def test_end_to_end_leaves_tables_and_nothing_half_done(finished: Path) -> None:
     for suffix in ("tex", "csv", "md"):
         assert (finished / "results" / f"table1.{suffix}").stat().st_size > 0
-    assert not list(finished.glob("runs/**/work"))
+    assert not list(finished.glob("runs/**/last.pt"))
     assert not list(finished.glob("**/*.tmp"))
 
 
@@ -183,6 +183,21 @@ def test_changed_key_of_one_experiment_reruns_that_experiment_alone(clone: Path)
     assert "refcocog_vit_b" not in result.stdout.replace(
         "runs/mini/refcocog_vit_b/seed0/scores", ""
     )
+
+
+def test_changed_label_trains_nothing(clone: Path) -> None:
+    with edited_params(clone) as params:
+        params["profiles"]["mini"]["towers"]["vit_b"]["label"] = "Another"
+    plan = planned(snakemake(clone, "-n", "results/table1.tex"))
+    assert plan == {"score_run": 2, "write_table1": 1}
+
+
+def test_archive_put_in_place_by_hand_is_verified(clone: Path) -> None:
+    archive = clone / "data" / "mini" / "archives" / "refcoco.zip"
+    archive.write_bytes(b"junk")
+    result = snakemake(clone, "--cores", "1", "data/mini/refcoco.parquet")
+    assert result.returncode != 0
+    assert "refcoco.zip: sha256 is" in result.stdout + result.stderr
 
 
 def test_changed_seeds_train_the_new_seed_alone(clone: Path) -> None:

@@ -1,6 +1,6 @@
 """Rows of a prepared table and their images, as tensors."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -140,7 +140,7 @@ class EvaluationItems(Dataset[ImageBatch]):
         table: Path,
         images: Path,
         *,
-        splits: list[str],
+        splits: Sequence[str],
         batch_size: int,
         image_size: int,
         resize: str,
@@ -196,7 +196,7 @@ def training_items(config: Config, table: Path, images: Path) -> TrainItems:
 
 
 def evaluation_items(
-    config: Config, table: Path, images: Path, *, splits: list[str]
+    config: Config, table: Path, images: Path, *, splits: Sequence[str]
 ) -> EvaluationItems:
     return EvaluationItems(
         table,

@@ -60,6 +60,20 @@ def verify(archive: ArchiveConfig, path: Path, *, name: str) -> None:
         raise DataError(f"{name}: {algorithm} is {found}, expected {expected}.")
 
 
+def verify_placed(archive: ArchiveConfig, path: Path) -> None:
+    """Check an archive that lies in its place, whoever put it there.
+
+    Raises:
+        DataError: it is missing or not the right one.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: not found. Fetch it first: mmnet download {path.stem}.")
+    try:
+        verify(archive, path, name=str(path))
+    except DataError as error:
+        raise DataError(f"{error} Delete it, then run again.") from None
+
+
 def unpack(archive: Path, folder: Path, *, members: Callable[[str], bool], max_bytes: int) -> int:
     """Unpack the wanted files into `folder`, flat, and return how many there were.
 

@@ -56,8 +56,14 @@ def prepare_table(
                 f"{archive}: {refs} has no split {split!r}; it has {known}. "
                 f"Mend profiles.*.datasets.{name}.splits in params.yaml."
             )
-    with atomic_path(output) as path:
-        table.to_parquet(path, index=False)
+    try:
+        with atomic_path(output) as path:
+            table.to_parquet(path, index=False)
+    except (TypeError, ValueError) as error:  # pyarrow's, of columns of mixed types
+        raise DataError(
+            f"{archive}: its values are of mixed types ({' '.join(str(error).split())}). "
+            "Fetch it again."
+        ) from None
     return table, notes
 
 

@@ -6,6 +6,7 @@ are read by an unpickler that admits plain containers and scalars only.
 
 import json
 import pickle
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -133,13 +134,17 @@ def build_table(
     (pixels), counts (bytes of COCO's compressed RLE at that size).
 
     Raises:
-        DataError: a ref without its annotation, an annotation without its image, or with a
-            segmentation that is none.
+        DataError: two refs of one number, a ref without its annotation, an annotation without its
+            image, or with a segmentation that is none.
     """
     images = {image["id"]: image for image in instances["images"]}
     annotations = {annotation["id"]: annotation for annotation in instances["annotations"]}
     rows = []
+    seen: set[Any] = set()
     for ref in refs:
+        if ref["ref_id"] in seen:
+            raise DataError(f"{where}: two refs have the number {ref['ref_id']}. Fetch it again.")
+        seen.add(ref["ref_id"])
         annotation = annotations.get(ref["ann_id"])
         if annotation is None:
             raise DataError(
@@ -163,6 +168,8 @@ def build_table(
         if rle is None:
             notes.add("refs skipped: empty mask")
             continue
+        if not ref["sentences"]:
+            notes.add("refs skipped: no sentence")
         for sentence in ref["sentences"]:
             text = " ".join(sentence["sent"].lower().split())
             if not text:
@@ -188,7 +195,7 @@ def build_table(
     return pd.DataFrame(rows)
 
 
-def read_table(path: Path, splits: list[str] | None = None, *, maker: str = "") -> pd.DataFrame:
+def read_table(path: Path, splits: Sequence[str] | None = None, *, maker: str = "") -> pd.DataFrame:
     """Read a prepared table, or one of another maker, or the rows of some of its splits.
 
     Raises:

@@ -4,6 +4,7 @@ A pixel's centre lies at +0.5. The letterbox keeps the aspect and pads evenly wi
 colour; `squash` is the same with nothing left to pad.
 """
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -96,6 +97,7 @@ def _inside(placement: Placement) -> tuple[slice, slice]:
     )
 
 
+@functools.lru_cache(maxsize=256)  # few sizes recur for a whole epoch
 def _nearest(length: int, inner: int, start: int, size: int, stride: int) -> tuple[Tensor, Tensor]:
     """Which original pixel each cell's centre falls on, and whether it falls on any."""
     centres = torch.arange(stride / 2, size, stride, dtype=torch.float64)

@@ -11,6 +11,7 @@ import pandas as pd
 
 from mmnet.config import Config
 from mmnet.data.refer import read_table
+from mmnet.errors import DataError
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 METRICS = ("mIoU", "oIoU", *(f"Pr@{x}" for x in THRESHOLDS))
@@ -37,9 +38,14 @@ def score_run(config: Config, *, rows: Path) -> dict[str, Any]:
     """Return a run's scores on each of its splits, with what names the run.
 
     Raises:
-        DataError: the rows are missing, damaged or lack a split.
+        DataError: the rows are missing, damaged, of another config, or lack a split.
     """
     table = read_table(rows, config.dataset.splits, maker="mmnet predict")
+    if table.attrs.get("config") != config.identity():
+        raise DataError(
+            f"{rows}: was made with other values than params.yaml has now. Make it again: "
+            "mmnet predict."
+        )
     return {
         "profile": config.profile,
         "experiment": config.experiment,

@@ -76,6 +76,7 @@ def predict_splits(
         unit="batches",
     )
     rows = predict(model, shown, threshold=config.evaluate.threshold, device=device)
+    rows.attrs["config"] = config.identity()
     with atomic_path(output) as path:
         rows.to_parquet(path, index=False)
 

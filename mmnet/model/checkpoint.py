@@ -59,15 +59,15 @@ def load_trained(path: Path, config: Config) -> dict[str, Any]:
         CheckpointError: as `load`, or the checkpoint belongs to another experiment.
     """
     content = load(path)
-    theirs, ours = content["config"], config.model_dump(mode="json")
+    theirs, ours = content["config"], config.identity()
     for key in ("profile", "experiment", "seed"):
         if theirs.get(key) != ours[key]:
             raise CheckpointError(
                 f"{path}: is of {key} {theirs.get(key)!r}, not {ours[key]!r}. "
                 "Name the checkpoint of the experiment asked for."
             )
-    trained = _shaping(theirs)
-    for key, value in _shaping(ours).items():
+    trained = _leaves(theirs)
+    for key, value in _leaves(ours).items():
         if trained.get(key) != value:
             raise CheckpointError(
                 f"{path}: was trained with {key} {trained.get(key)!r}; params.yaml has {value!r}. "
@@ -76,10 +76,11 @@ def load_trained(path: Path, config: Config) -> dict[str, Any]:
     return content
 
 
-def _shaping(config: dict[str, Any]) -> dict[str, Any]:
-    """Return what a run's weights are made for."""
-    return {
-        "dataset": config["dataset_name"],
-        "architecture": config["tower"]["architecture"],
-        **config["model"],
+def _leaves(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the values that training depends on, by their dotted keys."""
+    sections = ("dataset", "tower", "model", "train")
+    return {"dataset_name": config.get("dataset_name")} | {
+        f"{section}.{key}": value
+        for section in sections
+        for key, value in config.get(section, {}).items()
     }

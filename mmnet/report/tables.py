@@ -107,7 +107,9 @@ def published_rows(table: str) -> pd.DataFrame:
 
 def table1(frame: pd.DataFrame, params: Params) -> Table:
     """Arrange the long form as the paper's Table 1."""
-    columns = [(name, dataset.splits) for name, dataset in params.active.datasets.items()]
+    columns = [
+        (str(name), list[str](dataset.splits)) for name, dataset in params.active.datasets.items()
+    ]
     is_published = frame["profile"] == "published"
     blocks = [
         _rows(frame[is_published], "IoU", columns),

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from mmnet.code_version import code_version
 from mmnet.config import Config
 from mmnet.data.dataset import EvaluationItems, TrainItems, evaluation_items, read, training_items
 from mmnet.data.transforms import normalise
@@ -57,7 +58,8 @@ def fit(
     """Train one experiment and publish `checkpoint.pt` (best val mIoU) and `metrics.jsonl`.
 
     Each epoch ends with `work/last.pt`; a run that finds one of its own goes on from it, and ends
-    with the bytes it would have ended with.
+    with the bytes it would have ended with. One that finds itself finished publishes again: a
+    workflow that was killed, or that removed the outputs before it failed, costs no training.
 
     Raises:
         TrainingError: the loss is not finite.
@@ -68,14 +70,20 @@ def fit(
         items = training_items(config, table, images)
         val = evaluation_items(config, table, images, splits=["val"])
         _check_fits(config, items, val)
-        torch.manual_seed(config.seed)
-        run = _start(config, weights, device)
         identity = {
-            "config": config.model_dump(mode="json"),
+            "config": config.identity(),
             "table": checksum(table),
             "weights": checksum(weights) if weights else None,
+            "code": code_version(__name__),
         }
+        if _is_finished(work, identity):
+            say(f"{folder}: this very run is finished; published again")
+            _publish(work, folder)
+            return
+        torch.manual_seed(config.seed)
+        run = _start(config, weights, device)
         _resume(run, work / "last.pt", identity)
+        (work / "finished.json").unlink(missing_ok=True)  # of another config: best.pt will change
         while run.epoch < config.train.epochs:
             loss = train_one_epoch(run, items, config, device)
             rows = predict(
@@ -86,7 +94,8 @@ def fit(
             )
             better = _record(run, loss, score(rows), config, len(items))
             _save(run, work, identity, better=better)
-        _publish(run, work, folder)
+        _finish(work, identity)
+        _publish(work, folder)
 
 
 def train_one_epoch(run: Run, items: TrainItems, config: Config, device: torch.device) -> float:
@@ -219,15 +228,29 @@ def _save(run: Run, work: Path, identity: dict[str, Any], *, better: bool) -> No
     checkpoint.save(work / "last.pt", {**last, **rng, **identity})
 
 
-def _publish(run: Run, work: Path, folder: Path) -> None:
-    # Copied, not moved, and last.pt removed last of what matters: killed anywhere in here, the run
-    # finds all it needs to publish again.
-    with atomic_path(folder / "checkpoint.pt") as path:
-        shutil.copyfile(work / "best.pt", path)
-    with atomic_write(folder / "metrics.jsonl") as file:
-        file.writelines(_lines(run.history))
+def _is_finished(work: Path, identity: dict[str, Any]) -> bool:
+    try:
+        return bool(json.loads((work / "finished.json").read_text()) == identity)
+    except (FileNotFoundError, ValueError):
+        return False
+
+
+def _finish(work: Path, identity: dict[str, Any]) -> None:
+    """Leave what publishing needs: best.pt, metrics.jsonl, and whose they are."""
+    with atomic_write(work / "finished.json") as file:
+        json.dump(identity, file)
     (work / "last.pt").unlink()
-    shutil.rmtree(work)
+
+
+def _publish(work: Path, folder: Path) -> None:
+    for kept, published in (("best.pt", "checkpoint.pt"), ("metrics.jsonl", "metrics.jsonl")):
+        with atomic_path(folder / published) as path:
+            path.unlink()
+            try:
+                path.hardlink_to(work / kept)  # no second copy on the disk
+            except OSError:
+                shutil.copyfile(work / kept, path)
+            path.touch()  # as new as what it was made from, however old the run is
 
 
 def _lines(history: list[dict[str, Any]]) -> Iterator[str]:

@@ -19,9 +19,10 @@ from mmnet.data.dataset import read_image
 from mmnet.data.refer import read_table
 from mmnet.data.tokenizer import tokenize
 from mmnet.data.transforms import normalise
+from mmnet.errors import DataError
 from mmnet.model import checkpoint
 from mmnet.model.clip import load_clip
-from mmnet.progress import track
+from mmnet.progress import say, track
 from mmnet.train.schedule import polynomial_decay
 
 MARGINS = (1.1, 1.8)
@@ -34,7 +35,7 @@ class Crops:
     def __init__(self, tables: list[Path], images: Path, *, image_size: int, length: int) -> None:
         rows = pd.concat([read_table(table, ["train"]) for table in tables], ignore_index=True)
         self.image_size = image_size
-        self.tokens, _ = tokenize(list(rows["sentence"]), length)
+        self.tokens, self.num_cut = tokenize(list(rows["sentence"]), length)
         files = list(dict.fromkeys(rows["file"]))
         self.images = {file: read_image(images / file) for file in files}
         self.files = list(rows["file"])
@@ -82,6 +83,13 @@ def pretrain(
     side = clip.visual.image_size
     image_size = side if isinstance(side, int) else side[0]
     crops = Crops(tables, images, image_size=image_size, length=clip.context_length)
+    if len(crops.tokens) < config.batch_size:
+        raise DataError(
+            f"pre-training: {len(crops.tokens)} sentences are fewer than one batch of "
+            f"{config.batch_size}. Lower pretrain.batch_size."
+        )
+    if crops.num_cut:
+        say(f"{crops.num_cut} captions are longer than {clip.context_length} tokens; cut")
     optimizer = torch.optim.Adam(clip.parameters(), lr=config.lr, fused=True)
     criterion = ClipLoss()
     draw = np.random.default_rng(seed)

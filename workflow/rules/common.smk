@@ -67,13 +67,14 @@ SET = SET.replace("{", "{{").replace("}", "}}")  # Snakemake formats the prefix
 shell.prefix(f'set -euo pipefail; mmnet() {{{{ python -m mmnet "$@" {SET}; }}}}; ')
 
 
-def as_json(section):
+def as_json(section, less=None):
     """A slice of the parameters, for a rule's `params`: it reruns when, and only when, they change."""
-    return json.dumps(section.model_dump(mode="json") if section else None)
+    return json.dumps(
+        section.model_dump(mode="json", exclude=less) if section else None
+    )
 
 
 def run_config(wildcards):
-    """A run's resolved config, less what only names it."""
     return PARAMS.resolve(wildcards.experiment, int(wildcards.seed))
 
 

@@ -45,7 +45,9 @@ rule prepare_table:
     conda:
         ENVIRONMENT
     params:
-        dataset=lambda wildcards: as_json(PROFILE.datasets[wildcards.dataset]),
+        dataset=lambda wildcards: as_json(
+            PROFILE.datasets[wildcards.dataset], less={"max_length"}
+        ),
         code=code_version("mmnet.data.prepare"),
     message:
         "Preparing {wildcards.dataset}"

@@ -14,7 +14,7 @@ rule pretrain_clip:
         ENVIRONMENT
     threads: PROFILE.pretrain.threads if PROFILE.pretrain else 1
     params:
-        tower=lambda wildcards: as_json(PROFILE.towers[wildcards.tower]),
+        tower=lambda wildcards: as_json(PROFILE.towers[wildcards.tower], less={"label"}),
         pretrain=as_json(PROFILE.pretrain),
         code=code_version("mmnet.train.pretrain"),
     message:
@@ -33,7 +33,7 @@ rule download_clip:
     conda:
         ENVIRONMENT
     params:
-        tower=lambda wildcards: as_json(PROFILE.towers[wildcards.tower]),
+        tower=lambda wildcards: as_json(PROFILE.towers[wildcards.tower], less={"label"}),
     message:
         "Fetching OpenAI's CLIP for {wildcards.tower}"
     shell:
@@ -56,7 +56,7 @@ rule train_mmnet:
     resources:
         gpu=1,
     params:
-        config=lambda wildcards: as_json(run_config(wildcards)),
+        config=lambda wildcards: json.dumps(run_config(wildcards).identity()),
         code=code_version("mmnet.train.loop"),
     message:
         "Training {wildcards.experiment}, seed {wildcards.seed}"
