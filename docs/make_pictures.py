@@ -66,7 +66,10 @@ def typeset(table: Path, picture: Path) -> None:
     """Typeset a table and cut the page down to it."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "page.tex").write_text(PAGE % table.read_text())
-        for command in ("pdflatex -interaction=batchmode page", "pdftoppm -r 150 -png page page"):
+        for command in (
+            "pdflatex -interaction=batchmode page",
+            "pdftoppm -r 150 -png page.pdf page",
+        ):
             subprocess.run(command.split(), cwd=folder, check=True, stdout=subprocess.DEVNULL)
         with Image.open(next(Path(folder).glob("page*.png"))) as page:
             left, top, right, bottom = ImageChops.invert(page.convert("L")).getbbox()
