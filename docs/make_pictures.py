@@ -20,9 +20,8 @@ from mmnet.config import load_params
 from mmnet.data.dataset import evaluation_items, read, read_image, read_mask
 from mmnet.data.transforms import logits_to_image, normalise
 from mmnet.evaluate.metrics import iou
+from mmnet.evaluate.predict import load_model
 from mmnet.layout import RESULTS, Layout
-from mmnet.model.build import build_model
-from mmnet.model.checkpoint import load_trained
 from mmnet.model.mmnet import ImageFeatures
 
 DOCS = Path(__file__).parent
@@ -82,10 +81,7 @@ def examples(config, layout):
     scored = scored[scored["split"] == "val"].assign(iou=iou)
     scored = scored.sort_values(["iou", "sent_id"]).reset_index(drop=True)
     wanted = [int(scored["sent_id"][int(q * (len(scored) - 1))]) for q in QUARTILES]
-    content = load_trained(layout.checkpoint(config.experiment, config.seed), config)
-    model = build_model(config.model, config.tower, weights=None)
-    model.load_state_dict(content["model"])
-    model.eval()
+    model = load_model(config, layout.checkpoint(config.experiment, config.seed)).eval()
     threshold = config.evaluate.threshold
     tiles = {}
     items = evaluation_items(

@@ -29,8 +29,10 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
 
 def known_architecture(name: str) -> str:
     """Refuse what open_clip and this package have no definition of, without importing either."""
-    (package,) = find_spec("open_clip").submodule_search_locations or [""]  # type: ignore[union-attr]
-    folders = Path(package, "model_configs"), Path(__file__).parent / "model" / "towers"
+    package = find_spec("open_clip")
+    if package is None or package.origin is None:
+        return name  # an environment with Snakemake alone, under conda: the job will tell
+    folders = Path(package.origin).parent / "model_configs", Path(__file__).parent / "model/towers"
     known = [path.stem for folder in folders for path in folder.glob("*.json")]
     if name not in known:
         close = did_you_mean(name, known).partition("Known:")[0].strip()

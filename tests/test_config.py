@@ -300,3 +300,11 @@ def test_archives_must_hold_every_dataset_and_the_images(tmp_path: Path) -> None
     del values["profiles"]["mini"]["archives"]["train2014"]
     path.write_text(yaml.safe_dump(values))
     assert "archives lacks train2014" in refusal(path=path)
+
+
+def test_without_open_clip_the_architecture_is_left_to_the_job(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # As where Snakemake stands alone and conda makes the jobs' environment.
+    monkeypatch.setattr("mmnet.config.find_spec", lambda name: None)
+    load_params(PARAMS, ["profiles.mini.towers.vit_b.architecture=mini-vit-q"])

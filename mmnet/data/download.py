@@ -66,8 +66,7 @@ def verify_placed(archive: ArchiveConfig, path: Path) -> None:
     Raises:
         DataError: it is missing or not the right one.
     """
-    if not path.is_file():
-        raise DataError(f"{path}: not found. Fetch it first: mmnet download {path.stem}.")
+    _must_exist(path)
     try:
         verify(archive, path, name=str(path))
     except DataError as error:
@@ -83,8 +82,7 @@ def unpack(archive: Path, folder: Path, *, members: Callable[[str], bool], max_b
         DataError: not a zip, damaged, a wanted member leads out of the folder or is a link, or
             more than `max_bytes` would be written.
     """
-    if not archive.is_file():
-        raise DataError(f"{archive}: not found. Fetch it first: mmnet download {archive.stem}.")
+    _must_exist(archive)
     building = folder.with_name(f".{folder.name}.unpacking")
     shutil.rmtree(building, ignore_errors=True)
     with writing(folder):
@@ -118,6 +116,11 @@ def unpack(archive: Path, folder: Path, *, members: Callable[[str], bool], max_b
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return count
+
+
+def _must_exist(archive: Path) -> None:
+    if not archive.is_file():
+        raise DataError(f"{archive}: not found. Fetch it first: mmnet download {archive.stem}.")
 
 
 def _copy(url: str, file: IO[bytes]) -> None:

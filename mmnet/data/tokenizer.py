@@ -6,6 +6,8 @@ import torch
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 
+from mmnet.progress import say
+
 SOS, EOS = 49406, 49407
 """CLIP's start and end of text; the end has the largest id, so argmax finds it."""
 
@@ -29,3 +31,13 @@ def tokenize(sentences: list[str], max_length: int) -> tuple[Tensor, int]:
         kept[-1] = EOS
         row[: len(kept)] = torch.tensor(kept)
     return tokens, cut
+
+
+def say_cut(what: str, tokens: Tensor, num_cut: int) -> None:
+    """Say how many of some sentences are longer than L, if any."""
+    if num_cut:
+        count, limit = tokens.shape
+        say(
+            f"{what}: {num_cut} of {count} sentences are longer than L={limit} tokens; "
+            "cut, [EOS] kept"
+        )

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from mmnet.config import Config
 from mmnet.data.dataset import ImageBatch, evaluation_items, read, read_mask
+from mmnet.data.tokenizer import say_cut
 from mmnet.data.transforms import logits_to_image, normalise
 from mmnet.errors import CheckpointError
 from mmnet.files import atomic_path
 from mmnet.model.build import build_model
 from mmnet.model.checkpoint import load_trained
 from mmnet.model.mmnet import ImageFeatures, MMNet
-from mmnet.progress import say, track
+from mmnet.progress import track
 
 IDS = ["split", "ref_id", "ann_id", "image_id", "sent_id"]
 
@@ -43,6 +44,24 @@ def predict(
     return pd.concat(tables, ignore_index=True)
 
 
+def load_model(config: Config, checkpoint: Path) -> MMNet:
+    """Build a run's model with its trained weights.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged, of another experiment, or of older code.
+    """
+    content = load_trained(checkpoint, config)
+    model = build_model(config.model, config.tower, weights=None)
+    try:
+        model.load_state_dict(content["model"])
+    except (RuntimeError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"{checkpoint}: does not fit the code's model ({reason}). Train the experiment again."
+        ) from None
+    return model
+
+
 def predict_splits(
     config: Config,
     *,
@@ -57,18 +76,9 @@ def predict_splits(
     Raises:
         CheckpointError: the checkpoint is damaged or of another experiment.
     """
-    content = load_trained(checkpoint, config)
-    model = build_model(config.model, config.tower, weights=None)
-    try:
-        model.load_state_dict(content["model"])
-    except (RuntimeError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(
-            f"{checkpoint}: does not fit the code's model ({reason}). Train the experiment again."
-        ) from None
-    model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = load_model(config, checkpoint).to(device)
     items = evaluation_items(config, table, images, splits=config.dataset.splits)
-    say_cut(config, "evaluation", items.tokens, items.num_cut)
+    say_cut(f"{config.dataset_name} evaluation", items.tokens, items.num_cut)
     shown = track(
         read(items, batch_size=None, workers=config.train.workers),
         name=f"{config.experiment} predicting",
@@ -79,15 +89,6 @@ def predict_splits(
     rows.attrs["config"] = config.identity()
     with atomic_path(output) as path:
         rows.to_parquet(path, index=False)
-
-
-def say_cut(config: Config, what: str, tokens: Tensor, num_cut: int) -> None:
-    """Say how many sentences are longer than L, if any."""
-    if num_cut:
-        say(
-            f"{config.dataset_name} {what}: {num_cut} of {len(tokens)} sentences are longer than "
-            f"L={config.dataset.max_length} tokens; cut, [EOS] kept"
-        )
 
 
 def _count(batch: ImageBatch, logits: Tensor, limit: float) -> pd.DataFrame:

@@ -12,10 +12,11 @@ import torch
 from mmnet.code_version import code_version
 from mmnet.config import Config
 from mmnet.data.dataset import EvaluationItems, TrainItems, evaluation_items, read, training_items
+from mmnet.data.tokenizer import say_cut
 from mmnet.data.transforms import normalise
 from mmnet.errors import CheckpointError, DataError, TrainingError
 from mmnet.evaluate.metrics import score
-from mmnet.evaluate.predict import predict, say_cut
+from mmnet.evaluate.predict import predict
 from mmnet.files import atomic_path, atomic_write, checksum, locked
 from mmnet.model import checkpoint
 from mmnet.model.build import build_model
@@ -151,13 +152,12 @@ def _check_fits(config: Config, items: TrainItems, val: EvaluationItems) -> None
             f"{config.dataset_name}: train has {len(items)} refs, fewer than one batch of "
             f"{config.train.batch_size}. Lower train.batch_size."
         )
-    say_cut(config, "train", items.tokens, items.num_cut)
-    say_cut(config, "val", val.tokens, val.num_cut)
+    say_cut(f"{config.dataset_name} train", items.tokens, items.num_cut)
+    say_cut(f"{config.dataset_name} val", val.tokens, val.num_cut)
 
 
 def _start(config: Config, weights: Path | None, device: torch.device) -> Run:
     model = build_model(config.model, config.tower, weights=weights).to(device)
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     parts: dict[bool, list[torch.nn.Parameter]] = {True: [], False: []}
     for name, parameter in model.named_parameters():
         parts[name.startswith(CLIP_PARTS)].append(parameter)

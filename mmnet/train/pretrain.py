@@ -17,12 +17,12 @@ from torch.nn import functional as F
 from mmnet.config import PretrainConfig, TowerConfig
 from mmnet.data.dataset import read_image
 from mmnet.data.refer import read_table
-from mmnet.data.tokenizer import tokenize
+from mmnet.data.tokenizer import say_cut, tokenize
 from mmnet.data.transforms import normalise
 from mmnet.errors import DataError
 from mmnet.model import checkpoint
 from mmnet.model.clip import load_clip
-from mmnet.progress import say, track
+from mmnet.progress import track
 from mmnet.train.schedule import polynomial_decay
 
 MARGINS = (1.1, 1.8)
@@ -88,8 +88,7 @@ def pretrain(
             f"pre-training: {len(crops.tokens)} sentences are fewer than one batch of "
             f"{config.batch_size}. Lower pretrain.batch_size."
         )
-    if crops.num_cut:
-        say(f"{crops.num_cut} captions are longer than {clip.context_length} tokens; cut")
+    say_cut("captions", crops.tokens, crops.num_cut)
     optimizer = torch.optim.Adam(clip.parameters(), lr=config.lr, fused=True)
     criterion = ClipLoss()
     draw = np.random.default_rng(seed)
