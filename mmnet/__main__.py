@@ -210,11 +210,11 @@ def _unpack_images(arguments: argparse.Namespace) -> None:
 
 
 def _download_clip(arguments: argparse.Namespace) -> None:
-    from mmnet.model.clip import download_openai
+    from mmnet.data.download import fetch
 
     params, layout = _load(arguments)
-    tower = _known_tower(arguments.tower, params, pretrained="openai")
-    download_openai(tower.architecture, layout.clip(arguments.tower))
+    _known_tower(arguments.tower, params, pretrained="openai")
+    fetch(params.active.weights[arguments.tower], layout.clip(arguments.tower))
 
 
 def _pretrain(arguments: argparse.Namespace) -> None:

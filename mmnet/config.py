@@ -21,6 +21,8 @@ Side = Annotated[int, Field(ge=32)]
 """Of a procedural scene, in pixels: smaller ones have no room for shapes one could tell apart."""
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 DatasetName = Literal["refcoco", "refcoco+", "refcocog"]
+ArchiveName = Literal["refcoco", "refcoco+", "refcocog", "train2014"]
+SplitName = Literal["train", "val", "test", "testA", "testB"]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
 """auto: a GPU if there is one. Results are the same bytes on one kind of device only."""
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
@@ -44,8 +46,8 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class ArchiveConfig(Strict):
-    """Where one archive lies, and how to know that it is the right one."""
+class SourceConfig(Strict):
+    """Where one file lies, and how to know that it is the right one."""
 
     urls: Annotated[list[str], Field(min_length=1)]
     """Mirrors, tried in order: http(s): or file:PATH, a path relative to the repository root."""
@@ -101,6 +103,12 @@ class ShapesConfig(Strict):
         return values
 
 
+class SplitCounts(Strict):
+    refs: PositiveInt
+    sentences: PositiveInt
+    images: PositiveInt
+
+
 class DatasetConfig(Strict):
     refs: Literal["unc", "umd", "google"]
     """Which partition: the file refs(unc).p, refs(umd).p or refs(google).p."""
@@ -108,6 +116,8 @@ class DatasetConfig(Strict):
     """Evaluation splits in the order of Table 1's columns; `val` chooses the checkpoint."""
     max_length: Annotated[int, Field(ge=3, le=77)]
     """L: tokens of a sentence, with [SOS] and [EOS]."""
+    counts: dict[SplitName, SplitCounts] | None
+    """What each split must hold; null where nobody has published it."""
 
     @model_validator(mode="after")
     def _has_val(self) -> Self:
@@ -203,7 +213,11 @@ class ProfileConfig(Strict):
     label: str
     """How captions name this profile's data."""
     shapes: ShapesConfig | None
-    archives: dict[Literal["refcoco", "refcoco+", "refcocog", "train2014"], ArchiveConfig]
+    archives: dict[ArchiveName, SourceConfig]
+    data: dict[ArchiveName, str | None]
+    """Local copies, read where they lie: a zip, or the folder that it unpacks to. null: fetched."""
+    weights: dict[Name, SourceConfig]
+    """OpenAI's files of the towers that start from them."""
     datasets: dict[DatasetName, DatasetConfig]
     towers: dict[Name, TowerConfig]
     model: ModelConfig
@@ -227,8 +241,8 @@ class Config(Strict):
     evaluate: EvaluateConfig
 
     def identity(self) -> dict[str, Any]:
-        """All that shapes the run's results, which its tower's name in the tables does not."""
-        return self.model_dump(mode="json", exclude={"tower": {"label"}})
+        """All that shapes the results: not the tower's name in tables, nor published counts."""
+        return self.model_dump(mode="json", exclude={"tower": {"label"}, "dataset": {"counts"}})
 
 
 class ExperimentConfig(Strict):
@@ -341,6 +355,12 @@ def check_params(values: Any) -> Params:
                 f"params.yaml: profiles.{name}.pretrain.captions names {', '.join(unknown)}, which "
                 f"profiles.{name}.datasets lacks. Known: {', '.join(profile.datasets)}."
             )
+        for tower, values in profile.towers.items():
+            if values.pretrained == "openai" and tower not in profile.weights:
+                raise ConfigError(
+                    f"params.yaml: profiles.{name}.weights lacks {tower}, whose `pretrained` is "
+                    "openai. Add where its file lies."
+                )
         captioned = [t for t, tower in profile.towers.items() if tower.pretrained == "captions"]
         if captioned and profile.pretrain is None:
             raise ConfigError(

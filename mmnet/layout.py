@@ -36,7 +36,15 @@ class Layout:
         return self.data / "images.tsv"
 
     def archive(self, name: str) -> Path:
+        """Where a fetched archive lies."""
         return self.data / "archives" / f"{name}.zip"
+
+    def source(self, name: str, local: str | None) -> Path:
+        """What to read: the fetched archive, or a user's own copy, a zip or a folder."""
+        if local is None:
+            return self.archive(name)
+        path = Path(local).expanduser()
+        return path / name if (path / name).is_dir() else path
 
     def table(self, dataset: str) -> Path:
         return self.data / f"{dataset}.parquet"

@@ -18,8 +18,9 @@ from typing import Any
 
 import pytest
 
-from mmnet.config import ArchiveConfig
-from mmnet.data.download import fetch, unpack
+from mmnet.config import SourceConfig
+from mmnet.data.download import fetch
+from mmnet.data.unpack import unpack
 from mmnet.errors import DataError, MMNetError
 from mmnet.files import atomic_path, atomic_write, checksum, locked
 
@@ -72,8 +73,9 @@ WRITERS = """
 import json, sys, zipfile
 from pathlib import Path
 import pandas, torch
-from mmnet.config import ArchiveConfig
-from mmnet.data.download import fetch, unpack
+from mmnet.config import SourceConfig
+from mmnet.data.download import fetch
+from mmnet.data.unpack import unpack
 from mmnet.errors import MMNetError
 from mmnet.files import atomic_path, atomic_write, locked
 from mmnet.model import checkpoint
@@ -98,7 +100,7 @@ writers = {
     "table": table,
     "lock": lock,
     "checkpoint": lambda: checkpoint.save(old, {"model": torch.rand(10**5)}),
-    "fetch": lambda: fetch(ArchiveConfig(urls=[f"file:{archive}"], md5="0" * 32), old),
+    "fetch": lambda: fetch(SourceConfig(urls=[f"file:{archive}"], md5="0" * 32), old),
     "unpack": lambda: unpack(archive, disk / "folder", members=bool, max_bytes=10**9),
 }
 results = {}
@@ -233,7 +235,7 @@ def test_an_archive_is_fetched_over_http_and_from_a_file(server: str, tmp_path: 
     source = tmp_path / "with a space.zip"
     source.write_bytes(CONTENT)
     for url in (f"{server}/whole", f"file:{source}", f"file:{tmp_path}/with%20a%20space.zip"):
-        fetch(ArchiveConfig(urls=[url], bytes=len(CONTENT), sha256=SHA256), tmp_path / "a.zip")
+        fetch(SourceConfig(urls=[url], bytes=len(CONTENT), sha256=SHA256), tmp_path / "a.zip")
         assert (tmp_path / "a.zip").read_bytes() == CONTENT
         (tmp_path / "a.zip").unlink()
 
@@ -243,7 +245,7 @@ def test_the_second_mirror_serves_where_the_first_fails(
     first: str, server: str, tmp_path: Path
 ) -> None:
     md5 = hashlib.md5(CONTENT).hexdigest()
-    fetch(ArchiveConfig(urls=[f"{server}/{first}", f"{server}/whole"], md5=md5), tmp_path / "a")
+    fetch(SourceConfig(urls=[f"{server}/{first}", f"{server}/whole"], md5=md5), tmp_path / "a")
     assert (tmp_path / "a").read_bytes() == CONTENT
 
 
@@ -254,7 +256,7 @@ def test_no_true_mirror_is_one_line_that_names_each_and_the_cure(
     # Nobody listens at port 9 of this machine, and no disk has the file.
     urls += ["http://127.0.0.1:9/a.zip", "ftp://nowhere/a.zip", f"file:{tmp_path}/none.zip"]
     with pytest.raises(DataError) as caught:
-        fetch(ArchiveConfig(urls=urls, sha256=SHA256), tmp_path / "a.zip")
+        fetch(SourceConfig(urls=urls, sha256=SHA256), tmp_path / "a.zip")
     line = str(caught.value)
     assert "\n" not in line
     assert line.startswith("a.zip: no mirror has it: ")
@@ -268,7 +270,7 @@ def test_no_true_mirror_is_one_line_that_names_each_and_the_cure(
 
 
 def test_a_wrong_size_is_refused_before_the_checksum(server: str, tmp_path: Path) -> None:
-    archive = ArchiveConfig(urls=[f"{server}/whole"], bytes=5001, sha256=SHA256)
+    archive = SourceConfig(urls=[f"{server}/whole"], bytes=5001, sha256=SHA256)
     with pytest.raises(DataError, match="whole: has 5000 bytes, expected 5001"):
         fetch(archive, tmp_path / "a.zip")
 
@@ -288,7 +290,7 @@ def test_a_mirror_whose_own_checksums_do_not_vouch_is_refused(
     (tmp_path / "a.zip").write_bytes(CONTENT)
     if sums is not None:
         (tmp_path / "SHA256SUMS").write_text(sums)
-    archive = ArchiveConfig(urls=[f"file:{tmp_path}/a.zip"], checksums=f"{tmp_path}/SHA256SUMS")
+    archive = SourceConfig(urls=[f"file:{tmp_path}/a.zip"], checksums=f"{tmp_path}/SHA256SUMS")
     with pytest.raises(DataError, match=r"\(mmnet shapes\), or mend ") as caught:
         fetch(archive, tmp_path / "new" / "a.zip")
     assert reason in str(caught.value)
@@ -298,7 +300,7 @@ def test_a_mirror_whose_own_checksums_do_not_vouch_is_refused(
 def test_checksums_beside_a_mirror_vouch_for_its_files(tmp_path: Path) -> None:
     (tmp_path / "a+.zip").write_bytes(CONTENT)
     (tmp_path / "SHA256SUMS").write_text(f"{'0' * 64}  a.zip\n{SHA256}  a+.zip\n")
-    archive = ArchiveConfig(urls=[f"file:{tmp_path}/a+.zip"], checksums=f"{tmp_path}/SHA256SUMS")
+    archive = SourceConfig(urls=[f"file:{tmp_path}/a+.zip"], checksums=f"{tmp_path}/SHA256SUMS")
     fetch(archive, tmp_path / "new.zip")
     assert checksum(tmp_path / "new.zip") == SHA256
 

@@ -6,8 +6,8 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from mmnet.config import DatasetConfig
-from mmnet.data.download import unpack
 from mmnet.data.refer import Notes, build_table, read_instances, read_refs, read_table
+from mmnet.data.unpack import unpack
 from mmnet.errors import DataError
 from mmnet.files import atomic_path, atomic_write, writing
 

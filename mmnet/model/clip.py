@@ -12,8 +12,6 @@ from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
-from mmnet.config import ArchiveConfig
-from mmnet.data.download import fetch
 from mmnet.errors import CheckpointError, ConfigError
 
 open_clip.add_model_config(Path(__file__).parent / "towers")
@@ -45,23 +43,6 @@ def load_clip(
     if image_size is not None:
         _set_image_size(clip.visual, image_size)
     return clip
-
-
-def download_openai(architecture: str, path: Path) -> None:
-    """Fetch OpenAI's weights of an architecture and place them at `path`, verified.
-
-    Raises:
-        ConfigError: OpenAI published none.
-        DataError: they cannot be had; the line says why and where to put the file.
-    """
-    url = open_clip.get_pretrained_url(architecture, "openai")
-    if not url:
-        raise ConfigError(
-            f"params.yaml: OpenAI published no {architecture!r}. Take one such as "
-            "ViT-B-16-quickgelu, or another `pretrained`."
-        )
-    # OpenAI's addresses carry the file's SHA-256.
-    fetch(ArchiveConfig(urls=[url], sha256=url.split("/")[-2]), path)
 
 
 def _load(clip: open_clip.CLIP, weights: Path, architecture: str) -> None:
