@@ -22,7 +22,7 @@ table1: .venv/installed ## install what is locked, then train, evaluate and writ
 	$(RUN) snakemake --cores $(CORES) --use-conda results/table1.tex
 
 test: .venv/installed-dev ## install the test tools too, and run the tests
-	$(RUN) pytest
+	$(RUN) pytest -n 2 --dist loadgroup
 
 lint: .venv/installed-dev ## check style, types and workflow
 	$(RUN) ruff check .

@@ -18,3 +18,4 @@ rule all:
     default_target: True
     input:
         "results/table1.tex",
+        "results/data.md",

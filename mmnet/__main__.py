@@ -5,11 +5,21 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mmnet.config import Config, Params, PretrainConfig, TowerConfig, TrainConfig, load_params
-from mmnet.errors import ConfigError, MMNetError
+from mmnet.config import (
+    ArchiveName,
+    Config,
+    Params,
+    PretrainConfig,
+    SourceConfig,
+    TowerConfig,
+    TrainConfig,
+    load_params,
+)
+from mmnet.errors import ConfigError, DataError, MMNetError
 from mmnet.layout import RESULTS, Layout
 
 # Commands import what they need when they run: `--help` is instant, and a command that needs no
@@ -66,9 +76,15 @@ def _parser() -> argparse.ArgumentParser:
         )
 
     add("shapes", _shapes, "Draw the procedural benchmark and write its archives.")
-    command = add("download", _download, "Fetch an archive and verify its checksum.")
+    command = add("download", _download, "Fetch archives and verify their checksums.")
     command.add_argument(
-        "archive", metavar="ARCHIVE", help="refcoco, refcoco+, refcocog, train2014"
+        "archives",
+        nargs="*",
+        metavar="ARCHIVE",
+        help="refcoco, refcoco+, refcocog, train2014; default: all, less your own copies",
+    )
+    command.add_argument(
+        "--check", action="store_true", help="fetch nothing: verify what is there, CLIP too"
     )
     command = add("prepare", _prepare, "Turn a dataset's archive into one table of sentences.")
     command.add_argument("dataset", metavar="DATASET", help="refcoco, refcoco+ or refcocog")
@@ -86,8 +102,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_device(command)
     add_run("evaluate", _evaluate, "Score the rows that predict wrote: mIoU, oIoU, Pr@X.")
-    command = add("report", _report, "Write a table from the scores of its runs.")
-    command.add_argument("table", metavar="TABLE", choices=["table1"], help="table1")
+    command = add("report", _report, "Write a table: of runs' scores, or of what the data hold.")
+    command.add_argument("table", metavar="TABLE", choices=["table1", "data"], help="table1, data")
     command = add("describe", _describe, "Print modules, parameters, FLOPs and output sizes.")
     command.add_argument("--experiment", required=True, help="a name of params.yaml")
     return parser
@@ -164,28 +180,79 @@ def _shapes(arguments: argparse.Namespace) -> None:
 
 
 def _download(arguments: argparse.Namespace) -> None:
-    from mmnet.data.download import fetch
+    from mmnet.data.download import provide
+    from mmnet.progress import say
 
     params, layout = _load(arguments)
-    archive = _known(arguments.archive, params.active.archives, "archive")
-    fetch(archive, layout.archive(arguments.archive))
+    profile = params.active
+    for name in arguments.archives:
+        _known(name, profile.archives, "archive")
+    if arguments.check:
+        _check(params, layout, arguments.archives)
+        return
+    faults = []
+    for name in arguments.archives or profile.archives:
+        key = f"profiles.{params.profile}.data.{name}"
+        local = profile.data.get(name)
+        if local is not None:
+            say(f"{name}: not fetched, since {key} names your copy, {layout.source(name, local)}")
+            continue
+        try:
+            cure = f"name your copy in {key} in params.yaml"
+            provide(profile.archives[name], layout.archive(name), cure=cure)
+        except DataError as error:  # the others may be to be had
+            faults.append(str(error))
+    if faults:
+        raise DataError(" ".join(faults))
+
+
+def _check(params: Params, layout: Layout, archives: list[ArchiveName]) -> None:
+    from mmnet.data.download import check
+
+    profile = params.active
+    files: list[tuple[SourceConfig, Callable[[], Path], str]] = []
+    for name in archives or [*profile.archives]:
+        local = profile.data.get(name)
+        cure = f"Fetch it again: mmnet download {name}."
+        if local is not None:
+            cure = f"Mend it, or profiles.{params.profile}.data.{name} in params.yaml."
+        files.append((profile.archives[name], partial(layout.source, name, local), cure))
+    for tower, config in profile.towers.items():
+        if config.pretrained == "openai" and not archives:
+            cure = f"Fetch it again: mmnet download-clip {tower}."
+            files.append((profile.weights[tower], partial(layout.clip, tower), cure))
+    wrong = 0
+    for source, path, cure in files:
+        try:
+            print(check(source, path(), cure=cure), flush=True)
+        except MMNetError as error:
+            print(error, flush=True)
+            wrong += 1
+    if wrong:
+        raise DataError(f"{wrong} of {len(files)} wrong; their lines say how to mend them.")
+
+
+def _verified(name: ArchiveName, params: Params, layout: Layout) -> Path:
+    """What an archive is read from; a folder of the user's is taken as it is."""
+    from mmnet.data.download import verify_placed
+
+    local = params.active.data.get(name)
+    source = layout.source(name, local)
+    if not source.is_dir():
+        mend = f"Mend it, or profiles.{params.profile}.data.{name} in params.yaml."
+        verify_placed(params.active.archives[name], source, cure=mend if local else None)
+    return source
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
-    from mmnet.data.download import verify_placed
     from mmnet.data.prepare import prepare_table
     from mmnet.progress import say
 
     params, layout = _load(arguments)
     name = arguments.dataset
     dataset = _known(name, params.active.datasets, "dataset")
-    verify_placed(params.active.archives[name], layout.archive(name))
-    table, notes = prepare_table(
-        name,
-        dataset,
-        archive=layout.archive(name),
-        output=layout.table(name),
-    )
+    archive = _verified(name, params, layout)
+    table, notes = prepare_table(name, dataset, archive=archive, output=layout.table(name))
     for split, rows in table.groupby("split", sort=False):
         refs, images = rows["ref_id"].nunique(), rows["image_id"].nunique()
         say(f"{name} {split}: {refs} refs, {len(rows)} sentences, {images} images")
@@ -194,14 +261,12 @@ def _prepare(arguments: argparse.Namespace) -> None:
 
 
 def _unpack_images(arguments: argparse.Namespace) -> None:
-    from mmnet.data.download import verify_placed
     from mmnet.data.prepare import unpack_images
     from mmnet.progress import say
 
     params, layout = _load(arguments)
-    verify_placed(params.active.archives["train2014"], layout.archive("train2014"))
     count = unpack_images(
-        layout.archive("train2014"),
+        _verified("train2014", params, layout),
         tables=[layout.table(name) for name in params.active.datasets],
         folder=layout.images,
         manifest=layout.manifest,
@@ -210,11 +275,14 @@ def _unpack_images(arguments: argparse.Namespace) -> None:
 
 
 def _download_clip(arguments: argparse.Namespace) -> None:
-    from mmnet.data.download import fetch
+    from mmnet.data.download import provide
 
     params, layout = _load(arguments)
-    _known_tower(arguments.tower, params, pretrained="openai")
-    fetch(params.active.weights[arguments.tower], layout.clip(arguments.tower))
+    name = arguments.tower
+    _known_tower(name, params, pretrained="openai")
+    key = f"profiles.{params.profile}.towers.{name}.pretrained"
+    cure = f"set {key} in params.yaml to the path of your file"
+    provide(params.active.weights[name], layout.clip(name), cure=cure)
 
 
 def _pretrain(arguments: argparse.Namespace) -> None:
@@ -235,9 +303,15 @@ def _pretrain(arguments: argparse.Namespace) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> None:
+    from mmnet.data.download import verify_placed
     from mmnet.train.loop import fit
 
     config, layout = _load_run(arguments)
+    if config.tower.pretrained == "openai":
+        params, _ = _load(arguments)
+        tower = config.tower_name
+        cure = f"Fetch it: mmnet download-clip {tower}."
+        verify_placed(params.active.weights[tower], layout.clip(tower), cure=cure)
     fit(
         config,
         table=layout.table(config.dataset_name),
@@ -274,9 +348,14 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> None:
+    from mmnet.report.data import write_data_report
     from mmnet.report.tables import write_table1
 
     params, layout = _load(arguments)
+    if arguments.table == "data":
+        tables = [layout.table(name) for name in params.active.datasets]
+        write_data_report(tables, RESULTS, params=params)
+        return
     names = [name for name, e in params.experiments.items() if arguments.table in e.tables]
     scores = [layout.scores(name, seed) for name in names for seed in params.seeds]
     write_table1(scores, RESULTS, params=params)

@@ -117,7 +117,7 @@ class DatasetConfig(Strict):
     max_length: Annotated[int, Field(ge=3, le=77)]
     """L: tokens of a sentence, with [SOS] and [EOS]."""
     counts: dict[SplitName, SplitCounts] | None
-    """What each split must hold; null where nobody has published it."""
+    """What each split must hold, as published; null where nobody has, as of refs(google)."""
 
     @model_validator(mode="after")
     def _has_val(self) -> Self:

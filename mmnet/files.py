@@ -1,9 +1,10 @@
-"""Writing that leaves nothing half-written, checksums, and one process to a folder."""
+"""Writing that leaves nothing half-written, checksums, and one process to a place."""
 
 import contextlib
 import errno
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import IO, Any
 from filelock import FileLock, Timeout
 
 from mmnet.errors import MMNetError
+from mmnet.progress import readable
 
 UNWRITABLE = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
@@ -36,6 +38,20 @@ def writing(path: Path) -> Iterator[None]:
             f"{path}: cannot be written: {os.strerror(error.errno)}. "
             "Free some space or mend the permissions, then run again."
         ) from error
+
+
+def check_room(path: Path, size: int) -> None:
+    """Refuse to begin what the disk cannot hold: `size` more bytes, at `path` or below.
+
+    Raises:
+        MMNetError: there is not as much space.
+    """
+    free = shutil.disk_usage(path.parent).free
+    if size > free:
+        raise MMNetError(
+            f"{path}: cannot be written: needs {readable(size)}, and {path.parent} has "
+            f"{readable(free)} free. Free some space, then run again."
+        )
 
 
 @contextlib.contextmanager
@@ -78,22 +94,24 @@ def checksum(path: Path, algorithm: str = "sha256") -> str:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder against other processes.
+def locked(path: Path) -> Iterator[None]:
+    """Hold a file or folder, there or yet to be made, against other processes.
 
     Raises:
         MMNetError: another process holds it.
     """
-    lock = FileLock(folder / ".lock")
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
-        with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
     except Timeout:
         raise MMNetError(
-            f"{folder}: another process is at work here. Wait for it, or end it, then run again."
+            f"{path}: another process is at work here. Wait for it, or end it, then run again."
         ) from None
     try:
         yield
     finally:
+        # While it is held: later, it could be another process's.
+        Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()

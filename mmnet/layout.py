@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmnet.config import TowerConfig
+from mmnet.errors import ConfigError
 
 RESULTS = Path("results")
 
@@ -40,10 +41,19 @@ class Layout:
         return self.data / "archives" / f"{name}.zip"
 
     def source(self, name: str, local: str | None) -> Path:
-        """What to read: the fetched archive, or a user's own copy, a zip or a folder."""
+        """What to read: the fetched archive, or a user's own copy, a zip or a folder.
+
+        Raises:
+            ConfigError: the user's copy does not exist.
+        """
         if local is None:
             return self.archive(name)
         path = Path(local).expanduser()
+        if not path.exists():
+            raise ConfigError(
+                f"params.yaml: profiles.{self.profile}.data.{name}: {path} does not exist. "
+                "Name the zip or the folder it unpacks to, or null to have it fetched."
+            )
         return path / name if (path / name).is_dir() else path
 
     def table(self, dataset: str) -> Path:

@@ -11,7 +11,7 @@ from mmnet.errors import ConfigError
 def overrides_between(base: Any, changed: Any, prefix: str = "") -> list[str]:
     """Return the KEY=VALUE overrides that turn `base` into `changed`.
 
-    Numbers inside what Snakemake's --config changed arrive as text, and are read again.
+    Numbers and nulls inside what Snakemake's --config changed arrive as text; they are read again.
     """
     if isinstance(base, dict) and isinstance(changed, dict):
         return [
@@ -32,7 +32,7 @@ def _reread(value: Any) -> Any:
             read = yaml.safe_load(value)
         except yaml.YAMLError:
             return value
-        return read if isinstance(read, bool | int | float) else value
+        return read if isinstance(read, bool | int | float) or value == "null" else value
     return value
 
 

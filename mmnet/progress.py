@@ -18,37 +18,64 @@ def say(message: str) -> None:
     sys.stderr.flush()
 
 
+def readable(count: float) -> str:
+    """Return a number of bytes as one reads it: 13.5 GB."""
+    divisor, unit = _byte_unit(count)
+    return f"{count / divisor:.1f} {unit}"
+
+
 def track(
     items: Iterable[T],
     *,
     name: str,
-    total: int,
+    total: int | None,
     done: int = 0,
     unit: str = "it",
-    scale: int = 1,
+    size: Callable[[T], int] = lambda item: 1,
     state: Callable[[], str] = str,
 ) -> Iterator[T]:
     """Yield the items, showing how far they are, their rate and the time left.
 
-    `done` of the `total` were finished before; each counts as `scale` units; `state()` is shown
-    behind the rate.
+    `done` of the `total` units, where that is known, were finished before; an item is `size(item)`
+    units, B being bytes; `state()` is shown behind the rate.
     """
     if sys.stderr.isatty():
         with tqdm(
-            total=total * scale, initial=done * scale, desc=name, unit=unit, leave=False
+            total=total, initial=done, desc=name, unit=unit, unit_scale=unit == "B", leave=False
         ) as bar:
             for item in items:
                 yield item
                 bar.set_postfix_str(state(), refresh=False)
-                bar.update(scale)
+                bar.update(size(item))
         return
     start = last = time.monotonic()
-    for number, item in enumerate(items, start=1):
+    before = done
+    for item in items:
         yield item
+        done += size(item)
         now = time.monotonic()
-        if now - last >= LINE_EVERY or done + number == total:
+        if now - last >= LINE_EVERY or done == total:
             last = now
-            rate = number / max(now - start, 1e-9)
-            left = (total - done - number) / rate
-            message = f"{name}: {done + number}/{total}, {rate * scale:.1f} {unit}/s"
-            say(f"{message}, {left:.0f} s left {state()}".rstrip())
+            rate = (done - before) / max(now - start, 1e-9)
+            message = f"{name}: {_so_far(done, total, unit)}, {_rate(rate, unit)}"
+            if total is not None and rate:
+                message += f", {(total - done) / rate:.0f} s left"
+            say(f"{message} {state()}".rstrip())
+
+
+def _byte_unit(count: float) -> tuple[float, str]:
+    units = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B"))
+    return next((unit for unit in units if count >= unit[0]), units[-1])
+
+
+def _so_far(done: int, total: int | None, unit: str) -> str:
+    if unit != "B":
+        return str(done) if total is None else f"{done}/{total}"
+    if total is None:
+        return readable(done)
+    divisor, unit = _byte_unit(total)
+    return f"{done / divisor:.1f}/{total / divisor:.1f} {unit}"
+
+
+def _rate(rate: float, unit: str) -> str:
+    return f"{readable(rate)}/s" if unit == "B" else f"{rate:.1f} {unit}/s"

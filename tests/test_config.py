@@ -246,18 +246,19 @@ def test_params_cannot_be_changed_after_loading() -> None:
         params.profile = "paper"
 
 
-def test_numbers_that_a_command_line_left_as_text_are_read_again() -> None:
+def test_numbers_and_nulls_that_a_command_line_left_as_text_are_read_again() -> None:
     # As Snakemake's --config 'seeds=[0, 1]' arrives: text inside containers.
     base = {"seeds": [0], "experiments": {"a": {"model": {}}}, "profile": "mini"}
     changed = {
         "seeds": ["0", "1"],
-        "experiments": {"a": {"model": {"mmp": "false", "dropout": "0.5"}}},
+        "experiments": {"a": {"model": {"mmp": "false", "dropout": "0.5", "name": "null"}}},
         "profile": "paper",
     }
     assert overrides_between(base, changed) == [
         "seeds=[0, 1]",
         "experiments.a.model.mmp=false",
         "experiments.a.model.dropout=0.5",
+        "experiments.a.model.name=null",
         'profile="paper"',
     ]
 
@@ -308,3 +309,34 @@ def test_without_open_clip_the_architecture_is_left_to_the_job(
     # As where Snakemake stands alone and conda makes the jobs' environment.
     monkeypatch.setattr("mmnet.config.find_spec", lambda name: None)
     load_params(PARAMS, ["profiles.mini.towers.vit_b.architecture=mini-vit-q"])
+
+
+def test_weights_of_openai_lie_where_open_clip_says() -> None:
+    import open_clip
+
+    paper = load_params(PARAMS, ["profile=paper"]).active
+    for name, tower in paper.towers.items():
+        source, url = (
+            paper.weights[name],
+            open_clip.get_pretrained_url(tower.architecture, "openai"),
+        )
+        assert source.urls[0] == url
+        assert f"/{source.sha256}/" in url
+
+
+def test_a_tower_of_openais_needs_the_source_of_its_weights() -> None:
+    line = refusal("profile=paper", "profiles.paper.weights={}")
+    assert "profiles.paper.weights lacks vit_b" in line
+
+
+@pytest.mark.parametrize(
+    ("override", "advice"),
+    [
+        ("profiles.paper.data.train2015=/x", "data.train2015 is 'train2015': must be one of"),
+        ("profiles.paper.datasets.refcoco.counts.vall={}", "Did you mean val?"),
+        ("profiles.paper.datasets.refcoco.counts.val.ref=1", "is unknown. Did you mean refs?"),
+        ("profiles.paper.weights.vit_b.md5=" + "a" * 32, "needs exactly one of sha256, md5"),
+    ],
+)
+def test_a_mistake_about_sources_is_told(override: str, advice: str) -> None:
+    assert advice in refusal(override)

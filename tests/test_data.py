@@ -4,6 +4,7 @@ import json
 import math
 import os
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,16 @@ import open_clip
 import pandas as pd
 import pytest
 import torch
-from conftest import SLICE, Tiny
+from conftest import ROOT, SLICE, Tiny
+from model_fixtures import build
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from torch.testing import assert_close
 
+from mmnet.__main__ import main
 from mmnet.config import DatasetConfig
+from mmnet.data import prepare
 from mmnet.data.dataset import (
     EvaluationItems,
     TrainItems,
@@ -31,8 +35,15 @@ from mmnet.data.dataset import (
     training_items,
 )
 from mmnet.data.prepare import prepare_table, unpack_images
-from mmnet.data.refer import Notes, build_table, encode_mask, read_instances, read_refs, read_table
-from mmnet.data.tokenizer import EOS, SOS, tokenize
+from mmnet.data.refer import (
+    Notes,
+    build_table,
+    encode_mask,
+    parse_instances,
+    parse_refs,
+    read_table,
+)
+from mmnet.data.tokenizer import EOS, SOS, num_tokens, tokenize
 from mmnet.data.transforms import (
     mask_to_grid,
     place,
@@ -55,9 +66,8 @@ class Touch:
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_code_in_a_pickle_is_reported_and_not_run(protocol: int, tmp_path: Path) -> None:
     content = pickle.dumps([{"ref_id": Touch(tmp_path / "run")}], protocol=protocol)
-    (tmp_path / "refs.p").write_bytes(content)
     with pytest.raises(DataError, match=r"^here: asks for \w+.system: only plain .* nothing was"):
-        read_refs(tmp_path / "refs.p", where="here")
+        parse_refs(content, where="here")
     assert not (tmp_path / "run").exists()
     pickle.loads(content)
     assert (tmp_path / "run").exists(), "the pickle would have done nothing anyway"
@@ -72,9 +82,8 @@ def test_code_in_a_pickle_is_reported_and_not_run(protocol: int, tmp_path: Path)
     ],
     ids=["protocol 0, bytes", "protocol 2, bytes", "protocol 2, unicode"],
 )
-def test_pickles_of_python_2_are_read(content: bytes, tmp_path: Path) -> None:
-    (tmp_path / "refs.p").write_bytes(content)
-    refs = read_refs(tmp_path / "refs.p", where="here")
+def test_pickles_of_python_2_are_read(content: bytes) -> None:
+    refs = parse_refs(content, where="here")
     assert refs == [{"ref_id": 7, "big": 8, "sent": "café"}]
 
 
@@ -91,10 +100,9 @@ def test_pickles_of_python_2_are_read(content: bytes, tmp_path: Path) -> None:
         b"(" * 100_000,
     ],
 )
-def test_what_is_no_pickle_of_refs_is_one_line(content: bytes, tmp_path: Path) -> None:
-    (tmp_path / "refs.p").write_bytes(content)
+def test_what_is_no_pickle_of_refs_is_one_line(content: bytes) -> None:
     with pytest.raises(DataError) as caught:
-        read_refs(tmp_path / "refs.p", where="here")
+        parse_refs(content, where="here")
     assert str(caught.value).startswith("here: ")
     assert str(caught.value).endswith("Fetch the archive again.")
     assert "\n" not in str(caught.value)
@@ -103,24 +111,35 @@ def test_what_is_no_pickle_of_refs_is_one_line(content: bytes, tmp_path: Path) -
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"[]", b'{"images": []}', b'{"images": [], "annotations": 1}', b"\xff"]
 )
-def test_what_is_no_instances_is_one_line(content: bytes, tmp_path: Path) -> None:
-    (tmp_path / "instances.json").write_bytes(content)
+def test_what_is_no_instances_is_one_line(content: bytes) -> None:
     with pytest.raises(DataError, match=r"^here: not COCO instances \(.*\). Fetch the archive ag"):
-        read_instances(tmp_path / "instances.json", where="here")
+        parse_instances(content, where="here", wanted=set())
+
+
+def test_only_the_wanted_annotations_are_kept() -> None:
+    instances, _ = archive_values()
+    instances["annotations"][0]["segmentation"] = {"size": [10, 12], "counts": [120]}
+    kept = parse_instances(json.dumps(instances).encode(), where="here", wanted={5})
+    assert kept == {**instances, "annotations": instances["annotations"][:1]}
 
 
 # Masks.
 
 
-def assert_masks_are_cocos(table: pd.DataFrame, instances: dict[str, Any]) -> None:
+def index_of(instances: dict[str, Any]) -> COCO:
     coco = COCO()
     coco.dataset = instances
     coco.createIndex()
+    return coco
+
+
+def assert_masks_are_cocos(table: pd.DataFrame, instances: dict[str, Any]) -> None:
+    coco = index_of(instances)
     for row in table.drop_duplicates("ann_id").itertuples():
         expected = coco.annToMask(coco.anns[row.ann_id]).astype(bool)
         found = read_mask(row.counts, row.height, row.width).numpy()
         np.testing.assert_array_equal(found, expected)
-        assert found.any()
+        assert row.area == expected.sum() > 0
 
 
 @pytest.mark.parametrize("name", ["refcoco", "refcoco+", "refcocog"])
@@ -132,28 +151,52 @@ def test_masks_of_the_procedural_archives_are_those_of_pycocotools(tiny: Tiny, n
     assert_masks_are_cocos(read_table(tiny.tables[name]), instances)
 
 
-@pytest.mark.skipif(not SLICE.exists(), reason="no slice of the real data on this machine")
+real = pytest.mark.skipif(not SLICE.exists(), reason="no slice of the real data on this machine")
+
+
+@real
 @pytest.mark.parametrize(
-    ("folder", "partition", "sentences"),
+    ("name", "partition", "splits", "sentences"),
     [
-        ("refcoco", "unc", 74),
-        ("refcoco+", "unc", 74),
-        ("refcocog", "umd", 15),
-        ("refcocog", "google", 9),
+        ("refcoco", "unc", {"val": 13, "testA": 4, "testB": 8}, 74),
+        ("refcoco+", "unc", {"val": 13, "testA": 4, "testB": 8}, 74),
+        ("refcocog", "umd", {"val": 8}, 15),
+        ("refcocog", "google", {"val": 9}, 9),
     ],
 )
 def test_the_real_archives_are_read_and_their_masks_are_those_of_pycocotools(
-    folder: str, partition: str, sentences: int
+    name: str, partition: str, splits: dict[str, int], sentences: int
 ) -> None:
-    instances = read_instances(SLICE / folder / "instances.json", where="here")
-    refs = read_refs(SLICE / folder / f"refs({partition}).p", where="here")
+    content = (SLICE / name / f"refs({partition}).p").read_bytes()
+    refs = parse_refs(content, where="here")
+    wanted = {ref["ann_id"] for ref in refs}
+    content = (SLICE / name / "instances.json").read_bytes()
+    instances = parse_instances(content, where="here", wanted=wanted)
+    assert {annotation["id"] for annotation in instances["annotations"]} == wanted
     notes = Notes()
     table = build_table(instances, refs, where="here", notes=notes)
     assert len(table) == sentences == sum(len(ref["sentences"]) for ref in refs)
+    assert table.drop_duplicates("ref_id")["split"].value_counts().to_dict() == splits
     assert notes.counts == {}
     # An image's name, not that of a ref, which ends in its annotation's number.
     assert all(table["file"].str.fullmatch(r"COCO_train2014_\d{12}\.jpg"))
-    assert_masks_are_cocos(table, instances)
+    assert_masks_are_cocos(table, json.loads(content))
+
+
+@real
+@pytest.mark.parametrize("name", ["refcoco", "refcoco+", "refcocog"])
+def test_every_mask_of_the_real_archives_is_that_of_pycocotools(name: str) -> None:
+    # Also of the many annotations that no ref names, a crowd's run lengths among them.
+    instances = json.loads((SLICE / name / "instances.json").read_bytes())
+    coco, notes = index_of(instances), Notes()
+    assert {type(a["segmentation"]) for a in instances["annotations"]} == {list, dict}
+    assert len(instances["annotations"]) == 206
+    for annotation in instances["annotations"]:
+        image = coco.imgs[annotation["image_id"]]
+        rle = encode_mask(annotation["segmentation"], image["height"], image["width"], notes)
+        assert rle["size"] == [image["height"], image["width"]]
+        np.testing.assert_array_equal(coco_mask.decode(rle), coco.annToMask(annotation))
+    assert notes.counts == {}
 
 
 def test_every_form_of_a_mask_is_read_alike() -> None:
@@ -167,13 +210,11 @@ def test_every_form_of_a_mask_is_read_alike() -> None:
     for counts in (compressed["counts"].decode(), runs):
         notes = Notes()
         rle = encode_mask({"size": [20, 30], "counts": counts}, 20, 30, notes)
-        assert rle is not None
         np.testing.assert_array_equal(coco_mask.decode(rle), mask)
         assert notes.counts == {}
     # Corners of whole pixels: two parts, and their union.
     parts = [[5, 3, 10, 3, 10, 11, 5, 11], [8, 3, 23, 3, 23, 11, 8, 11]]
     rle = encode_mask(parts, 20, 30, Notes())
-    assert rle is not None
     mask[3:11, 5:23] = 1
     np.testing.assert_array_equal(coco_mask.decode(rle), mask)
 
@@ -191,6 +232,8 @@ def archive_values() -> tuple[dict[str, Any], list[dict[str, Any]]]:
         {
             "ref_id": 10 + n,
             "ann_id": n,
+            "image_id": 1,
+            "file_name": f"a_{n}.jpg",
             "split": split,
             "sentences": [{"sent_id": 100 * n + i, "sent": f" The  {w} "} for i, w in enumerate(s)],
         }
@@ -205,6 +248,7 @@ def test_the_table_has_a_row_per_sentence() -> None:
     assert list(table["sent_id"]) == [500, 501, 600]
     assert list(table["ref_id"]) == [15, 15, 16]
     assert list(table["split"]) == ["train", "train", "val"]
+    assert list(table["area"]) == [64, 64, 64]
     assert set(zip(table["file"], table["height"], table["width"], strict=True)) == {
         ("a.jpg", 10, 12)
     }
@@ -251,6 +295,18 @@ def no_sentences(instances: Any, refs: Any) -> None:
         ref["sentences"] = []
 
 
+def another_image(instances: Any, refs: Any) -> None:
+    refs[1]["image_id"] = 2
+
+
+def another_file(instances: Any, refs: Any) -> None:
+    refs[1]["file_name"] = "ab_6.jpg"
+
+
+def a_file_elsewhere(instances: Any, refs: Any) -> None:
+    instances["images"][0]["file_name"] = "../a.jpg"
+
+
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
@@ -263,7 +319,10 @@ def no_sentences(instances: Any, refs: Any) -> None:
         (a_corner_nowhere, "annotation 6 garbles its segmentation (a corner lies far"),
         (words_for_corners, "annotation 6 garbles its segmentation ("),
         (no_segmentation, "annotation 6 garbles its segmentation ('segmentation')"),
-        (no_sentences, "no sentence is left"),
+        (no_sentences, "no ref has a sentence"),
+        (another_image, "ref 16 is of image 2, a_6.jpg, its annotation of 1, a.jpg. The two files"),
+        (another_file, "ref 16 is of image 1, ab_6.jpg, its annotation of 1, a.jpg. The two files"),
+        (a_file_elsewhere, "image 1 has the file_name '../a.jpg', which is no plain name"),
     ],
 )
 def test_an_archive_that_contradicts_itself_is_refused(
@@ -278,20 +337,46 @@ def test_an_archive_that_contradicts_itself_is_refused(
     assert "etch" in str(caught.value)
 
 
-def test_empty_sentences_and_masks_and_degenerate_polygons_are_counted() -> None:
+@pytest.mark.parametrize("name", ["a.jpg", "a_16.jpg", "a_1719310.jpg", None])
+def test_a_refs_own_file_name_may_end_in_any_number_or_be_left_out(name: str | None) -> None:
+    instances, refs = archive_values()
+    for ref in refs:
+        ref["file_name"] = name
+        if name is None:
+            del ref["file_name"]
+    assert set(build_table(instances, refs, where="here", notes=Notes())["file"]) == {"a.jpg"}
+
+
+def test_empty_sentences_and_masks_are_kept_and_counted() -> None:
     instances, refs = archive_values()
     refs[0]["sentences"][0]["sent"] = " \t"
     instances["annotations"][0]["segmentation"] += [[1, 2, 3, 4], [1, 2], [1, 2, 3, 4, 5, 6, 7]]
     instances["annotations"][1]["segmentation"] = [[2, 2, 2, 2, 2, 2]]
+    for number, segmentation in (
+        (7, []),
+        (8, [[1, 2]]),
+        (9, {"size": [10, 12], "counts": [120]}),
+    ):
+        instances["annotations"].append({**instances["annotations"][0], "id": number})
+        instances["annotations"][-1]["segmentation"] = segmentation
+        sentences = [{"sent_id": 100 * number, "sent": "It"}]
+        refs.append({**refs[1], "ref_id": number, "ann_id": number, "sentences": sentences})
+    refs.append({**refs[1], "ref_id": 99, "ann_id": 5, "sentences": []})
     notes = Notes()
     table = build_table(instances, refs, where="here", notes=notes)
-    assert list(table["sentence"]) == ["the dog"]
+    assert list(table["sentence"]) == ["", "the dog", "the hen", "it", "it", "it"]
     # What is dropped of a mask changes nothing of the rest.
-    assert coco_mask.area({"counts": table["counts"][0], "size": [10, 12]}) == 64
+    assert list(table["area"]) == [64, 64, 0, 0, 0, 0]
+    for row in table.itertuples():
+        mask = read_mask(row.counts, row.height, row.width)
+        assert mask.shape == (10, 12)
+        assert mask.sum() == row.area
     assert notes.lines() == [
-        "3 degenerate polygons dropped",
-        "1 refs skipped: empty mask",
-        "1 sentences skipped: empty",
+        # Three of annotation 5, which two refs name, and one of annotation 8.
+        "7 degenerate polygons dropped",
+        "4 refs with an empty mask",
+        "1 refs without a sentence",
+        "1 sentences without a word",
     ]
 
 
@@ -307,24 +392,114 @@ def write_archive(folder: Path, members: dict[str, bytes] | None = None) -> Path
     return folder / "refcoco.zip"
 
 
-def refusal_to_prepare(archive: Path, *, refs: str = "unc", split: str | None = None) -> str:
-    dataset = DatasetConfig.model_validate(
-        {"refs": refs, "splits": ["val", split] if split else ["val"], "max_length": 17}
-    )
+def dataset_of(**changes: Any) -> DatasetConfig:
+    values = {"refs": "unc", "splits": ["val"], "max_length": 17, "counts": None}
+    return DatasetConfig.model_validate({**values, **changes})
+
+
+def refusal_to_prepare(archive: Path, **changes: Any) -> str:
     output = archive.with_name("refcoco.parquet")
     with pytest.raises(DataError) as caught:
-        prepare_table("refcoco", dataset, archive=archive, output=output)
+        prepare_table("refcoco", dataset_of(**changes), archive=archive, output=output)
     assert [path.name for path in archive.parent.iterdir()] == [archive.name]
     assert "\n" not in str(caught.value)
+    assert "elete" not in str(caught.value), "it may be the user's own copy"
     return str(caught.value).removeprefix(f"{archive}: ")
 
 
-def test_a_split_or_member_that_the_archive_lacks_is_refused(tmp_path: Path) -> None:
-    archive = write_archive(tmp_path)
-    line = refusal_to_prepare(archive, split="testA")
+def as_folder(archive: Path) -> Path:
+    """What the archive unpacks to, in its place."""
+    folder = archive.with_suffix("")
+    with ZipFile(archive) as file:
+        for name in file.namelist():
+            folder.mkdir(exist_ok=True)
+            (folder / Path(name).name).write_bytes(file.read(name))
+    archive.unlink()
+    return folder
+
+
+@pytest.mark.parametrize("place", [Path, as_folder])
+def test_a_split_or_member_that_the_archive_lacks_is_refused(
+    place: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    archive = place(write_archive(tmp_path))
+    line = refusal_to_prepare(archive, splits=["val", "testA"])
     assert line.startswith("refs(unc).p has no split 'testA'; it has train, val. Mend profiles.*.")
     line = refusal_to_prepare(archive, refs="umd")
-    assert line.startswith("lacks refcoco/refs(umd).p. Fetch it again, or change profiles.*.")
+    inside = "" if archive.is_dir() else "refcoco/"
+    assert line.startswith(f"lacks {inside}refs(umd).p. Fetch it again, or change profiles.*.")
+
+
+def test_a_zip_and_the_folder_it_unpacks_to_give_the_same_table(tiny: Tiny, tmp_path: Path) -> None:
+    folder = as_folder(Path(shutil.copy(tiny.archives["refcoco"], tmp_path / "refcoco.zip")))
+    dataset = tiny.params.active.datasets["refcoco"]
+    prepare_table("refcoco", dataset, archive=folder, output=tmp_path / "refcoco.parquet")
+    assert (tmp_path / "refcoco.parquet").read_bytes() == tiny.table.read_bytes()
+
+
+def test_what_is_no_zip_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "refcoco.zip").write_bytes(b"PK\3\4<html>")
+    line = refusal_to_prepare(tmp_path / "refcoco.zip")
+    assert line.startswith("refs(unc).p cannot be read (File is not a zip file). Fetch it again")
+
+
+def test_a_member_that_would_fill_the_memory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare, "MAX_ANNOTATIONS", 100)
+    line = refusal_to_prepare(write_archive(tmp_path))
+    assert line.startswith("refs(unc).p unpacks to more than 100 bytes; refused.")
+
+
+COUNTS = {
+    "train": {"refs": 1, "sentences": 2, "images": 1},
+    "val": {"refs": 1, "sentences": 1, "images": 1},
+}
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("what", ["refs", "sentences", "images"])
+def test_a_count_that_differs_from_the_published_one_is_named(
+    split: str, what: str, tmp_path: Path
+) -> None:
+    archive = write_archive(tmp_path)
+    found = COUNTS[split][what]
+    counts = {**COUNTS, split: {**COUNTS[split], what: found + 1}}
+    line = refusal_to_prepare(archive, counts=counts)
+    assert line.startswith(
+        f"refs(unc).p: refcoco {split}: {found} {what}, published {found + 1}. Fetch the archive "
+        "again; or, if yours is another release, set profiles.*.datasets.refcoco.counts to null"
+    )
+
+
+def test_every_count_that_differs_is_named(tmp_path: Path) -> None:
+    archive = write_archive(tmp_path)
+    counts = {**COUNTS, "testA": {"refs": 7, "sentences": 8, "images": 9}}
+    line = refusal_to_prepare(archive, counts=counts)
+    assert line.startswith(
+        "refs(unc).p: refcoco testA: 0 refs, published 7; refcoco testA: 0 sentences, published 8; "
+        "refcoco testA: 0 images, published 9. Fetch"
+    )
+    output = tmp_path / "refcoco.parquet"
+    prepare_table("refcoco", dataset_of(counts=COUNTS), archive=archive, output=output)
+    assert len(read_table(output)) == 3
+
+
+def test_refs_without_sentences_count_as_refs(tmp_path: Path) -> None:
+    instances, refs = archive_values()
+    refs.append({**refs[1], "ref_id": 99, "sentences": []})
+    members = {
+        "refcoco/instances.json": json.dumps(instances).encode(),
+        "refcoco/refs(unc).p": pickle.dumps(refs),
+    }
+    counts = {**COUNTS, "val": {"refs": 2, "sentences": 1, "images": 1}}
+    _, notes = prepare_table(
+        "refcoco",
+        dataset_of(counts=counts),
+        archive=write_archive(tmp_path, members),
+        output=tmp_path / "refcoco.parquet",
+    )
+    assert notes.lines() == ["1 refs without a sentence"]
 
 
 def without(key: str, of: str) -> dict[str, bytes]:
@@ -341,9 +516,9 @@ def without(key: str, of: str) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("of", "key"),
     [
-        *(("refs", key) for key in ("ref_id", "ann_id", "split", "sentences")),
+        *(("refs", key) for key in ("ref_id", "ann_id", "image_id", "split", "sentences")),
         *(("sentences", key) for key in ("sent_id", "sent")),
-        *(("annotations", key) for key in ("id", "image_id", "category_id")),
+        *(("annotations", key) for key in ("image_id", "category_id")),
         *(("images", key) for key in ("id", "file_name", "height", "width")),
     ],
 )
@@ -353,27 +528,98 @@ def test_a_missing_key_is_refused_by_name(of: str, key: str, tmp_path: Path) -> 
 
 
 def test_a_damaged_member_is_named_by_its_archive(tmp_path: Path) -> None:
-    members = {"refcoco/instances.json": b"{", "refcoco/refs(unc).p": b""}
+    _, refs = archive_values()
+    members = {"refcoco/instances.json": b"{", "refcoco/refs(unc).p": pickle.dumps(refs)}
     line = refusal_to_prepare(write_archive(tmp_path, members))
     assert line.startswith("instances.json: not COCO instances")
+    line = refusal_to_prepare(write_archive(tmp_path, {**members, "refcoco/refs(unc).p": b""}))
+    assert line.startswith("refs(unc).p: damaged pickle")
 
 
+def zip_less(tiny: Tiny, folder: Path, lacking: list[str], empty: list[str]) -> Path:
+    """The zip of images without some, and with some empty."""
+    with ZipFile(tiny.archives["train2014"]) as full, ZipFile(folder / "i.zip", "w") as cut:
+        for name in full.namelist():
+            if Path(name).name not in lacking:
+                cut.writestr(name, b"" if Path(name).name in empty else full.read(name))
+    return folder / "i.zip"
+
+
+def folder_less(tiny: Tiny, folder: Path, lacking: list[str], empty: list[str]) -> Path:
+    """A folder of images, one of them a link that leads nowhere."""
+    copy = as_folder(zip_less(tiny, folder, lacking, empty))
+    if lacking:
+        (copy / lacking[0]).symlink_to(folder / "nowhere.jpg")
+    return copy
+
+
+@pytest.mark.parametrize("source", [zip_less, folder_less])
 def test_images_that_the_archive_lacks_are_counted_and_no_manifest_appears(
-    tiny: Tiny, tmp_path: Path
+    source: Callable[..., Path], tiny: Tiny, tmp_path: Path
 ) -> None:
     wanted = sorted(set(read_table(tiny.table)["file"]))
-    with ZipFile(tiny.archives["train2014"]) as full, ZipFile(tmp_path / "i.zip", "w") as cut:
-        for name in full.namelist():
-            if Path(name).name not in wanted[2:4]:
-                cut.writestr(name, full.read(name))
+    archive = source(tiny, tmp_path, wanted[2:4], wanted[6:7])
     place = {"folder": tmp_path / "images", "manifest": tmp_path / "images.tsv"}
-    with pytest.raises(DataError, match=rf"lacks 2 images that the refs name, .* {wanted[2]}"):
-        unpack_images(tmp_path / "i.zip", tables=[tiny.table], **place)
+    with pytest.raises(DataError, match=rf"lacks 3 images that the refs .*, the first {wanted[2]}"):
+        unpack_images(archive, tables=[tiny.table], **place)
     assert not place["manifest"].exists()
-    assert unpack_images(tiny.archives["train2014"], tables=[tiny.table], **place) == len(wanted)
+    shutil.rmtree(archive) if archive.is_dir() else archive.unlink()
+    archive = source(tiny, tmp_path, [], [])
+    assert unpack_images(archive, tables=[tiny.table], **place) == len(wanted)
     lines = [line.split("\t") for line in place["manifest"].read_text().splitlines()]
     assert [name for name, _ in lines] == wanted
-    assert all((place["folder"] / name).stat().st_size == int(size) for name, size in lines)
+    for name, size in lines:
+        content = (place["folder"] / name).read_bytes()
+        assert content == (tiny.images / name).read_bytes()
+        assert len(content) == int(size)
+        assert (place["folder"] / name).is_symlink() == archive.is_dir()
+
+
+def test_links_to_a_folder_of_images_are_absolute_and_hold_from_anywhere(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine").symlink_to(tiny.images)
+    monkeypatch.chdir(tmp_path)
+    paths = {"folder": Path("data/images"), "manifest": Path("data/images.tsv")}
+    for _ in range(2):  # the second time over the first's links
+        unpack_images(Path("mine"), tables=[tiny.table], **paths)
+        links = list(Path("data/images").iterdir())
+        assert len(links) == read_table(tiny.table)["file"].nunique()
+        assert {link.readlink().parent for link in links} == {tiny.images}
+    assert sorted(path.name for path in Path("data").iterdir()) == ["images", "images.tsv"]
+    assert all(path.stat().st_size for path in tiny.images.iterdir()), "the originals were touched"
+
+
+def test_a_users_images_are_never_replaced_by_links_to_themselves(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    mine = tmp_path / "images" / "mine"
+    shutil.copytree(tiny.images, mine)
+    (tmp_path / "link").symlink_to(mine)
+    before = sorted(mine.iterdir())
+    for folder in (mine, tmp_path / "images", tmp_path / "link"):
+        with pytest.raises(DataError, match=r"is where the links to it would go\. Move it"):
+            unpack_images(mine, tables=[tiny.table], folder=folder, manifest=tmp_path / "m.tsv")
+        assert sorted(mine.iterdir()) == before
+
+
+def test_the_commands_read_a_users_own_folders(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("refcoco", "train2014"):
+        as_folder(Path(shutil.copy(tiny.archives[name], tmp_path / f"{name}.zip")))
+    monkeypatch.chdir(tmp_path)
+    names = ", ".join(f"{name}: {tmp_path}" for name in ("refcoco", "train2014"))
+    dataset = "{refcoco: {refs: unc, splits: [val], max_length: 17, counts: null}}"
+    common = ["--params", str(ROOT / "params.yaml"), "--set", f"profiles.mini.data={{{names}}}"]
+    common += ["--set", f"profiles.mini.datasets={dataset}", "--set", "experiments={}"]
+    common += ["--set", "profiles.mini.pretrain=null", "--set", "profiles.mini.towers={}"]
+    assert main(["prepare", "refcoco", *common]) == 0
+    assert main(["unpack-images", *common]) == 0
+    table = read_table(Path("data/mini/refcoco.parquet"))
+    assert len(table) == len(read_table(tiny.table))
+    assert {path.name for path in Path("data/mini/images").iterdir()} == set(table["file"])
+    assert not Path("data/mini/archives").exists()
 
 
 @pytest.mark.parametrize(
@@ -421,6 +667,29 @@ def test_a_cut_sentence_keeps_its_end_and_is_counted(max_length: int) -> None:
         assert (row[0], row[end]) == (SOS, EOS)
         assert not row[end + 1 :].any()
     assert int(tokens[2].argmax()) == 2
+
+
+def test_lengths_are_those_of_the_uncut_tokens(tiny: Tiny) -> None:
+    assert [num_tokens(sentence) for sentence in ("", "cat", "cat " * 200)] == [2, 3, 202]
+    for path in tiny.tables.values():
+        table = read_table(path)
+        tokens, cut = tokenize(list(table["sentence"]), 77)
+        assert cut == 0
+        assert list(table["tokens"]) == (tokens > 0).sum(1).tolist()
+
+
+def test_an_empty_sentence_is_start_and_end_and_passes_the_model() -> None:
+    tokens, cut = tokenize(["", "the red cat"], 9)
+    assert tokens[0].tolist() == [SOS, EOS, *[0] * 7]
+    assert cut == 0
+    images = torch.rand(2, 3, 64, 64)
+    for model in (build().eval(), build().train()):
+        logits = model(images, tokens)
+        assert logits.isfinite().all()
+        logits.sum().backward()
+        grads = [p.grad for p in model.parameters() if p.grad is not None]
+        assert grads
+        assert all(grad.isfinite().all() for grad in grads)
 
 
 # Items.

@@ -1,6 +1,5 @@
-"""Files: written whole or not at all, fetched from a true mirror, unpacked inside their folder."""
+"""Files: written whole or not at all, unpacked inside their folder."""
 
-import hashlib
 import json
 import os
 import random
@@ -9,23 +8,21 @@ import shutil
 import stat
 import subprocess
 import sys
-import threading
+import warnings
 import zipfile
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from mmnet.config import SourceConfig
-from mmnet.data.download import fetch
+from mmnet import progress
 from mmnet.data.unpack import unpack
 from mmnet.errors import DataError, MMNetError
-from mmnet.files import atomic_path, atomic_write, checksum, locked
+from mmnet.files import atomic_path, atomic_write, locked
 
 CONTENT = random.Random(0).randbytes(5000)
-SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 def names(folder: Path) -> list[str]:
@@ -70,7 +67,7 @@ def test_a_file_too_large_for_the_system_is_one_line(tmp_path: Path) -> None:
 
 
 WRITERS = """
-import json, sys, zipfile
+import json, shutil, sys, zipfile
 from pathlib import Path
 import pandas, torch
 from mmnet.config import SourceConfig
@@ -95,13 +92,29 @@ def lock():
     with locked(disk / "folder"):
         pass
 
+def blindly(write):
+    # Not knowing beforehand that the disk is too small.
+    real, shutil.disk_usage = shutil.disk_usage, lambda path: shutil._ntuple_diskusage(0, 0, 10**12)
+    try:
+        write()
+    finally:
+        shutil.disk_usage = real
+
+def fetch_archive():
+    fetch(SourceConfig(urls=[f"file:{archive}"], md5="0" * 32), old)
+
+def unpack_archive():
+    unpack(archive, disk / "folder", members=bool, max_bytes=10**9)
+
 writers = {
     "text": text,
     "table": table,
     "lock": lock,
     "checkpoint": lambda: checkpoint.save(old, {"model": torch.rand(10**5)}),
-    "fetch": lambda: fetch(SourceConfig(urls=[f"file:{archive}"], md5="0" * 32), old),
-    "unpack": lambda: unpack(archive, disk / "folder", members=bool, max_bytes=10**9),
+    "fetch": fetch_archive,
+    "unpack": unpack_archive,
+    "fetch blindly": lambda: blindly(fetch_archive),
+    "unpack blindly": lambda: blindly(unpack_archive),
 }
 results = {}
 for name in sys.argv[3:]:
@@ -138,12 +151,21 @@ def write_on_a_disk_of_its_own(tmp_path: Path, options: str, *writers: str) -> d
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    writers = ("text", "table", "checkpoint", "fetch", "unpack")
+    writers = ("text", "table", "checkpoint", "unpack blindly", "fetch blindly")
     results = write_on_a_disk_of_its_own(tmp_path, "size=64k", *writers)
     for name, (error, left) in results.items():
         assert error is not None, name
         assert "cannot be written: No space left on device. Free some" in error, name
         assert "\n" not in error, name
+        # What was fetched stays, to go on from.
+        assert left == ([".old.part", "old"] if "fetch" in name else ["old"]), name
+
+
+def test_a_disk_too_small_is_seen_before_the_first_byte(tmp_path: Path) -> None:
+    results = write_on_a_disk_of_its_own(tmp_path, "size=64k", "fetch", "unpack")
+    for name, (error, left) in results.items():
+        assert "cannot be written: needs 1.0 MB, and " in error, name
+        assert " kB free. Free some space, then run again." in error, name
         assert left == ["old"], name
 
 
@@ -201,108 +223,10 @@ def test_a_second_process_is_refused_a_locked_folder(tmp_path: Path) -> None:
         pass
 
 
-# Fetching.
-
-
-class Mirror(BaseHTTPRequestHandler):
-    """Serves CONTENT whole, cut short, changed, or not at all."""
-
-    def do_GET(self) -> None:
-        if self.path == "/missing":
-            self.send_error(404)
-            return
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(CONTENT)))
-        self.end_headers()
-        changed = CONTENT[::-1] if self.path == "/changed" else CONTENT
-        self.wfile.write(changed[:100] if self.path == "/short" else changed)
-
-    def log_message(self, *arguments: Any) -> None:
-        pass
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Mirror) as running:
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield f"http://127.0.0.1:{running.server_port}"
-        running.shutdown()
-        thread.join()
-
-
-def test_an_archive_is_fetched_over_http_and_from_a_file(server: str, tmp_path: Path) -> None:
-    source = tmp_path / "with a space.zip"
-    source.write_bytes(CONTENT)
-    for url in (f"{server}/whole", f"file:{source}", f"file:{tmp_path}/with%20a%20space.zip"):
-        fetch(SourceConfig(urls=[url], bytes=len(CONTENT), sha256=SHA256), tmp_path / "a.zip")
-        assert (tmp_path / "a.zip").read_bytes() == CONTENT
-        (tmp_path / "a.zip").unlink()
-
-
-@pytest.mark.parametrize("first", ["missing", "changed", "short"])
-def test_the_second_mirror_serves_where_the_first_fails(
-    first: str, server: str, tmp_path: Path
-) -> None:
-    md5 = hashlib.md5(CONTENT).hexdigest()
-    fetch(SourceConfig(urls=[f"{server}/{first}", f"{server}/whole"], md5=md5), tmp_path / "a")
-    assert (tmp_path / "a").read_bytes() == CONTENT
-
-
-def test_no_true_mirror_is_one_line_that_names_each_and_the_cure(
-    server: str, tmp_path: Path
-) -> None:
-    urls = [f"{server}/{path}" for path in ("missing", "changed", "short")]
-    # Nobody listens at port 9 of this machine, and no disk has the file.
-    urls += ["http://127.0.0.1:9/a.zip", "ftp://nowhere/a.zip", f"file:{tmp_path}/none.zip"]
-    with pytest.raises(DataError) as caught:
-        fetch(SourceConfig(urls=urls, sha256=SHA256), tmp_path / "a.zip")
-    line = str(caught.value)
-    assert "\n" not in line
-    assert line.startswith("a.zip: no mirror has it: ")
-    for url in urls:
-        assert url in line
-    assert "missing: 404" in line
-    changed = hashlib.sha256(CONTENT[::-1]).hexdigest()
-    assert f"changed: sha256 is {changed}, expected {SHA256}." in line
-    assert "none.zip: not found, or not readable. | Mend profiles.*.archives in params" in line
+def test_a_lock_leaves_nothing_and_does_not_hold_its_neighbours(tmp_path: Path) -> None:
+    with locked(tmp_path / "a"), locked(tmp_path / "b"):
+        assert names(tmp_path) == [".a.lock", ".b.lock"]
     assert names(tmp_path) == []
-
-
-def test_a_wrong_size_is_refused_before_the_checksum(server: str, tmp_path: Path) -> None:
-    archive = SourceConfig(urls=[f"{server}/whole"], bytes=5001, sha256=SHA256)
-    with pytest.raises(DataError, match="whole: has 5000 bytes, expected 5001"):
-        fetch(archive, tmp_path / "a.zip")
-
-
-@pytest.mark.parametrize(
-    ("sums", "reason"),
-    [
-        (f"{SHA256}  b.zip\n", "SHA256SUMS: has no line for a.zip"),
-        ("", "SHA256SUMS: has no line for a.zip"),
-        (f"{'0' * 64}  a.zip\n", f"sha256 is {SHA256}, expected {'0' * 64}"),
-        (None, "SHA256SUMS: cannot be read"),
-    ],
-)
-def test_a_mirror_whose_own_checksums_do_not_vouch_is_refused(
-    sums: str | None, reason: str, tmp_path: Path
-) -> None:
-    (tmp_path / "a.zip").write_bytes(CONTENT)
-    if sums is not None:
-        (tmp_path / "SHA256SUMS").write_text(sums)
-    archive = SourceConfig(urls=[f"file:{tmp_path}/a.zip"], checksums=f"{tmp_path}/SHA256SUMS")
-    with pytest.raises(DataError, match=r"\(mmnet shapes\), or mend ") as caught:
-        fetch(archive, tmp_path / "new" / "a.zip")
-    assert reason in str(caught.value)
-    assert names(tmp_path / "new") == []
-
-
-def test_checksums_beside_a_mirror_vouch_for_its_files(tmp_path: Path) -> None:
-    (tmp_path / "a+.zip").write_bytes(CONTENT)
-    (tmp_path / "SHA256SUMS").write_text(f"{'0' * 64}  a.zip\n{SHA256}  a+.zip\n")
-    archive = SourceConfig(urls=[f"file:{tmp_path}/a+.zip"], checksums=f"{tmp_path}/SHA256SUMS")
-    fetch(archive, tmp_path / "new.zip")
-    assert checksum(tmp_path / "new.zip") == SHA256
 
 
 # Unpacking.
@@ -372,7 +296,7 @@ def test_a_damaged_zip_is_one_line_and_leaves_the_old_folder(
     with pytest.raises(DataError) as caught:
         unpack(archive, tmp_path / "folder", members=bool, max_bytes=10**6)
     assert str(caught.value).startswith(f"{archive}: damaged or not a zip (")
-    assert str(caught.value).endswith("Delete it, then run again.")
+    assert str(caught.value).endswith("). Fetch it again.")
     assert "\n" not in str(caught.value)
     assert names(tmp_path) == ["a.zip", "folder"]
     assert names(tmp_path / "folder") == ["old"]
@@ -395,6 +319,40 @@ def test_a_member_that_leads_out_of_the_folder_is_refused(
             unpack(archive, place / "folder", members=wanted, max_bytes=10**6)
         assert names(place) == ["a.zip"]
     assert names(tmp_path) == ["inner"]
+
+
+@pytest.mark.parametrize("other", ["y/a", "a", "y\\a"])
+def test_two_wanted_members_of_one_name_are_refused(other: str, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
+        file.writestr("x/a", "A")
+        with warnings.catch_warnings(action="ignore"):
+            file.writestr(other, "B")
+    with pytest.raises(DataError, match=r"'x/a' and .*a' would both be a; refused. Fetch the"):
+        unpack(tmp_path / "a.zip", tmp_path / "folder", members=bool, max_bytes=10**6)
+    assert names(tmp_path) == ["a.zip"]
+    wanted = unpack(tmp_path / "a.zip", tmp_path / "folder", members="x/a".__eq__, max_bytes=10)
+    assert wanted == 1
+
+
+def test_the_room_that_the_wanted_members_need_is_checked_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = make_zip(tmp_path / "a.zip", {"x": bytes(600), "y": bytes(401), "z": bytes(10**5)})
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(MMNetError, match=r"folder: cannot be written: needs 1.0 kB, and .* 1.0 kB"):
+        unpack(archive, tmp_path / "folder", members="xy".__contains__, max_bytes=10**6)
+    assert names(tmp_path) == ["a.zip"]
+    assert unpack(archive, tmp_path / "folder", members="x".__eq__, max_bytes=10**6) == 1
+
+
+@pytest.mark.parametrize("count", [3, 30])
+def test_unpacking_many_files_shows_how_far_it_is(
+    count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "LINE_EVERY", 0)
+    archive = make_zip(tmp_path / "a.zip", {str(number): b"x" for number in range(count)})
+    unpack(archive, tmp_path / "folder", members=bool, max_bytes=100, name="images")
+    assert ("images: 30/30, " in capsys.readouterr().err) == (count == 30)
 
 
 def test_a_zip_bomb_is_refused(tmp_path: Path) -> None:

@@ -1,8 +1,11 @@
 """Evaluation: counts at the original size, IoU both ways, and checkpoints that may be trusted."""
 
+import json
+import math
 import os
 import pickle
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +14,15 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import Tiny
+from conftest import SLICE, Tiny
 from pycocotools import mask as coco_mask
 from torch import Tensor
+from torchvision.io import write_png
 
 from mmnet.config import Config
-from mmnet.data.dataset import evaluation_items, read, read_mask, read_square
+from mmnet.data.dataset import EvaluationItems, evaluation_items, read, read_mask, read_square
 from mmnet.data.refer import read_table
-from mmnet.data.transforms import normalise, place
+from mmnet.data.transforms import logits_to_image, mask_to_grid, normalise, place
 from mmnet.errors import CheckpointError, DataError
 from mmnet.evaluate.metrics import METRICS, iou, score, score_run
 from mmnet.evaluate.predict import predict, predict_splits
@@ -179,6 +183,219 @@ def test_a_splits_rows_are_the_same_with_or_without_other_splits(tiny: Tiny) -> 
     alone = predicted(model, tiny, ["val"], 0.35)  # type: ignore[arg-type]
     of_val = among[among["split"] == "val"].reset_index(drop=True)
     pd.testing.assert_frame_equal(of_val, alone)
+
+
+# The whole path of evaluation, from chosen logits to scores, against a literal reading of README's
+# reading 1.
+
+
+class Chosen:
+    """A model that gives each sentence, in order, the logits chosen for it."""
+
+    def __init__(self, logits: list[Tensor]) -> None:
+        self.logits = iter(logits)
+
+    def eval(self) -> None:
+        pass
+
+    def encode_image(self, images: Tensor) -> tuple[Tensor, ...]:
+        return (images[:, 0, 0, 0],) * 5
+
+    def segment(self, features: Any, tokens: Tensor) -> Tensor:
+        return torch.stack([next(self.logits) for _ in tokens])
+
+
+def rows_of(table: pd.DataFrame, images: Path, logits: list[Tensor], size: int) -> pd.DataFrame:
+    """Predict with chosen logits, one for each row of a table in the order of its sentences."""
+    items = EvaluationItems(
+        table.attrs["path"],
+        images,
+        splits=["val"],
+        batch_size=5,
+        image_size=size,
+        resize="letterbox",
+        max_length=17,
+    )
+    batches = read(items, batch_size=None, workers=0)
+    model = Chosen(logits)
+    return predict(model, batches, threshold=0.35, device=CPU)  # type: ignore[arg-type]
+
+
+def write_table(path: Path, objects: list[dict[str, Any]]) -> pd.DataFrame:
+    """Write a row of `val` per object: its image, file, height, width and mask's RLE."""
+    table = pd.DataFrame(objects).sort_values("image_id", kind="stable", ignore_index=True)
+    names = ("ref_id", "ann_id", "sent_id", "category_id")
+    table = table.assign(split="val", sentence="a thing", **dict.fromkeys(names, table.index))
+    table.to_parquet(path)
+    table.attrs["path"] = path
+    return table
+
+
+def encode(mask: Tensor) -> dict[str, Any]:
+    rle: dict[str, Any] = coco_mask.encode(np.asfortranarray(mask.numpy().astype(np.uint8)))
+    return rle
+
+
+def counted_literally(found: list[list[bool]], truth: list[list[bool]]) -> tuple[int, int]:
+    intersection = union = 0
+    for found_row, truth_row in zip(found, truth, strict=True):
+        for is_found, is_true in zip(found_row, truth_row, strict=True):
+            if is_found and is_true:
+                intersection += 1
+            if is_found or is_true:
+                union += 1
+    return intersection, union
+
+
+def scored_literally(pairs: list[tuple[int, int]]) -> dict[str, float]:
+    ious = [Fraction(i, u) if u else Fraction(1) for i, u in pairs]
+    scores = {
+        "mIoU": sum(ious) / len(ious),
+        "oIoU": Fraction(sum(i for i, _ in pairs), sum(u for _, u in pairs)),
+    }
+    for tenths in (5, 6, 7, 8, 9):
+        above = [value for value in ious if value > Fraction(tenths, 10)]
+        scores[f"Pr@0.{tenths}"] = Fraction(len(above), len(ious))
+    return {name: float(value) for name, value in scores.items()}
+
+
+def blank() -> Tensor:
+    return torch.zeros(32, 32, dtype=torch.bool)
+
+
+def with_rectangle(top: int, bottom: int, left: int, right: int) -> Tensor:
+    mask = blank()
+    mask[top:bottom, left:right] = True
+    return mask
+
+
+def adversarial_pairs() -> list[tuple[Tensor, Tensor]]:
+    frame = ~with_rectangle(1, 31, 1, 31)
+    whole, pixel = ~blank(), with_rectangle(31, 32, 0, 1)
+    pairs = [
+        (blank(), with_rectangle(3, 9, 4, 20)),  # nothing found
+        (whole, with_rectangle(3, 9, 4, 20)),
+        (whole, whole),
+        (pixel, pixel),
+        (pixel, frame),
+        (frame, frame),
+        (frame, ~frame),
+        (with_rectangle(0, 5, 0, 5), with_rectangle(5, 9, 5, 9)),  # touching, disjoint
+        (blank(), blank()),
+        (pixel, blank()),
+    ]
+    # IoU of exactly k/10, of one pixel more, and of one less; found in truth and truth in found.
+    for tenths in (5, 6, 7, 8, 9):
+        for more in (-1, 0, 1):
+            part = blank()
+            part.view(-1)[: 100 * tenths // 10 + more] = True
+            hundred = blank()
+            hundred.view(-1)[:100] = True
+            pairs += [(part, hundred), (hundred, part)]
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        share = torch.rand(2, generator=generator)
+        found, truth = (torch.rand(32, 32, generator=generator) < part for part in share)
+        pairs.append((found, truth))
+    return pairs
+
+
+def test_metrics_of_adversarial_masks_are_those_of_a_literal_count(tmp_path: Path) -> None:
+    write_png(torch.zeros(3, 32, 32, dtype=torch.uint8), str(tmp_path / "image.png"))
+    pairs = adversarial_pairs()
+    table = write_table(
+        tmp_path / "table.parquet",
+        [
+            {
+                "image_id": number // 7,
+                "file": "image.png",
+                "height": 32,
+                "width": 32,
+                "counts": encode(truth)["counts"],
+            }
+            for number, (_, truth) in enumerate(pairs)
+        ],
+    )
+    # A grid of the image's own size: the mask found is the one chosen, by as little as 0.01 about
+    # the logit of 0.35.
+    limit = math.log(0.35 / 0.65)
+    logits = [limit + 0.01 * (2.0 * found - 1) for found, _ in pairs]
+    rows = rows_of(table, tmp_path, logits, 32)
+    expected = [counted_literally(found.tolist(), truth.tolist()) for found, truth in pairs]
+    assert list(zip(rows["intersection"], rows["union"], strict=True)) == expected
+    assert score(rows) == pytest.approx(scored_literally(expected), abs=1e-12)
+    # And one by one, where a wrong '>' cannot hide among others.
+    for number, pair in enumerate(expected):
+        scores = score(rows[number : number + 1])
+        if pair[1]:
+            assert scores == pytest.approx(scored_literally([pair]), abs=1e-12)
+
+
+@pytest.fixture(scope="module")
+def slice_table(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    if not SLICE.exists():
+        pytest.skip("no slice of the real data on this machine")
+    instances = json.loads((SLICE / "refcoco" / "instances.json").read_text())
+    images = {image["id"]: image for image in instances["images"]}
+    objects = []
+    for annotation in instances["annotations"]:
+        if annotation["iscrowd"]:
+            continue
+        image = images[annotation["image_id"]]
+        height, width = image["height"], image["width"]
+        polygons = coco_mask.frPyObjects(annotation["segmentation"], height, width)
+        objects.append(
+            {
+                "image_id": image["id"],
+                "file": image["file_name"],
+                "height": height,
+                "width": width,
+                "counts": coco_mask.merge(polygons)["counts"],
+            }
+        )
+    return write_table(tmp_path_factory.mktemp("slice") / "table.parquet", objects)
+
+
+def shifted(grid: Tensor) -> Tensor:
+    return grid.roll((9, -6), (0, 1))
+
+
+@pytest.mark.parametrize(
+    ("change", "least", "most"),
+    [
+        (lambda grid: grid, 0.85, 1),
+        (shifted, 0.05, 0.7),
+        (torch.logical_not, 0, 0.06),
+        (torch.zeros_like, 0, 0),
+        (torch.ones_like, 0.01, 0.5),
+    ],
+    ids=["the truth", "shifted", "inverted", "nothing", "everything"],
+)
+def test_counts_on_real_masks_are_pycocotools(
+    change: Callable[[Tensor], Tensor], least: float, most: float, slice_table: pd.DataFrame
+) -> None:
+    """At the images' own sizes, with what a grid of stride 4 can tell of the true masks."""
+    limit = math.log(0.35 / 0.65)
+    logits, masks = [], []
+    for row in slice_table.itertuples():
+        placement = place(row.height, row.width, 480, "letterbox")
+        truth = read_mask(row.counts, row.height, row.width)
+        logits.append(limit + 2.0 * change(mask_to_grid(truth, placement, 4)) - 1)
+        masks.append((logits_to_image(logits[-1][None], placement)[0] > limit, truth))
+    rows = rows_of(slice_table, SLICE / "images" / "mscoco" / "train2014", logits, 480)
+    for row, (found, truth) in zip(rows.itertuples(), masks, strict=True):
+        rles = [encode(found), encode(truth)]
+        assert row.intersection == coco_mask.area(coco_mask.merge(rles, intersect=True))
+        assert row.union == coco_mask.area(coco_mask.merge(rles))
+        expected = coco_mask.iou([rles[0]], [rles[1]], [0])[0, 0]
+        assert row.intersection / row.union == pytest.approx(expected, abs=1e-12)
+    pairs = list(zip(rows["intersection"].tolist(), rows["union"].tolist(), strict=True))
+    for number in (0, len(masks) // 2):
+        found, truth = masks[number]
+        assert pairs[number] == counted_literally(found.tolist(), truth.tolist())
+    scores = score(rows)
+    assert scores == pytest.approx(scored_literally(pairs), abs=1e-12)
+    assert least <= scores["mIoU"] <= most
 
 
 # Checkpoints.

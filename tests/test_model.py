@@ -1,8 +1,11 @@
 """MMNet whole: CLIP's towers kept intact, shapes, gradients, ablations, weights files."""
 
 import json
+import os
+import pickle
 import re
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -368,6 +371,45 @@ def test_damaged_weights_are_refused(tmp_path: Path) -> None:
     for damaged in (whole[: len(whole) // 2], b"<html>not found</html>", b"", whole[100:]):
         path.write_bytes(damaged)
         assert "not readable as weights" in refusal("mini-vit-b", path)
+
+
+class CodeInIt(nn.Module):
+    """A module of TorchScript that runs while torch.jit.load reads it."""
+
+    @torch.jit.export
+    def __getstate__(self) -> tuple[Tensor, bool]:
+        return torch.zeros(1), self.training
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[Tensor, bool]) -> None:
+        assert state[1], "the code has run"
+
+
+def test_code_in_an_archive_is_not_run(tmp_path: Path) -> None:
+    path = tmp_path / "openai.pt"
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+        torch.jit.save(torch.jit.script(CodeInIt().eval()), path)
+        with pytest.raises(torch.jit.Error, match="the code has run"):
+            torch.jit.load(path)
+    assert "not readable as weights" in refusal("ViT-B-16-quickgelu", path)
+
+
+class Harmful:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.folder),)
+
+
+def test_functions_that_an_archive_names_are_not_called(tmp_path: Path) -> None:
+    for number, content in enumerate((Harmful(tmp_path / "made"), [Harmful(tmp_path / "made")])):
+        path = tmp_path / f"{number}.pt"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("archive/data.pkl", pickle.dumps(content, protocol=2))
+            archive.writestr("archive/constants.pkl", b"")
+        refusal("ViT-B-16-quickgelu", path)
+    assert not (tmp_path / "made").exists()
 
 
 def test_weights_with_code_in_them_are_refused(tmp_path: Path) -> None:

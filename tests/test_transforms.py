@@ -4,6 +4,8 @@ import math
 import random
 from fractions import Fraction
 
+import cv2
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,6 +19,8 @@ from mmnet.data.transforms import (
     CLIP_MEAN,
     CLIP_STD,
     Placement,
+    _bilinear,
+    _nearest,
     letterbox,
     logits_to_image,
     mask_to_grid,
@@ -65,6 +69,21 @@ def test_an_image_of_the_squares_size_is_left_as_it_is() -> None:
     image = torch.randint(256, (3, 64, 64), dtype=torch.uint8)
     for resize in ("letterbox", "squash"):
         assert_close(letterbox(image, place(64, 64, 64, resize)), image)
+
+
+@pytest.mark.parametrize(("height", "width"), [(60, 90), (90, 60), (7, 7), (300, 200)])
+def test_the_layout_in_memory_changes_no_byte(height: int, width: int) -> None:
+    decoded = torch.randint(256, (height, width, 3), dtype=torch.uint8).permute(2, 0, 1)
+    placement = place(height, width, 96, "letterbox")
+    square = letterbox(decoded, placement)
+    assert torch.equal(square, letterbox(decoded.contiguous(), placement))
+    assert square.permute(1, 2, 0).is_contiguous()
+    rows = slice(placement.top, placement.top + placement.inner_height)
+    columns = slice(placement.left, placement.left + placement.inner_width)
+    size = (placement.inner_height, placement.inner_width)
+    plain = F.interpolate(decoded.contiguous()[None], size, mode="bicubic", antialias=True)
+    assert torch.equal(square[:, rows, columns], plain[0])
+    assert normalise(square[None]).is_contiguous()
 
 
 def test_normalise_is_torchvisions() -> None:
@@ -173,3 +192,210 @@ def test_a_mask_survives_the_way_into_the_square_and_back(
         middles = [torch.nonzero(m.any(axis)).double().mean() for m in (mask, back)]
         cell = 4 * length / (placement.inner_height if axis else placement.inner_width)
         assert abs(middles[0] - middles[1]) <= 0.75 * cell + 1
+
+
+# Every size, from one pixel to a large photograph, and every aspect.
+
+any_side = st.integers(1, 6000) | st.sampled_from([1, 2, 3, 479, 480, 481, 5999, 6000])
+any_place = st.builds(place, any_side, any_side, st.just(480), st.just("letterbox"))
+
+
+@given(any_place)
+def test_the_placement_holds_at_every_size(p: Placement) -> None:
+    assert max(p.inner_height, p.inner_width) == 480
+    assert min(p.inner_height, p.inner_width) >= 1
+    assert 0 <= p.top <= p.top + p.inner_height <= 480
+    assert 0 <= p.left <= p.left + p.inner_width <= 480
+    mirrored = place(p.width, p.height, 480, "letterbox")
+    assert (mirrored.inner_height, mirrored.top) == (p.inner_width, p.left)
+
+
+@given(any_place, st.integers(0, 479))
+def test_image_and_mask_lie_in_the_same_place_at_every_size(p: Placement, where: int) -> None:
+    # Stride 1: the grid is the square, so the image's rows are exactly the mask's.
+    for length, inner, start in (
+        (p.height, p.inner_height, p.top),
+        (p.width, p.inner_width, p.left),
+    ):
+        pixels, inside = _nearest(length, inner, start, 480, 1)
+        assert torch.nonzero(inside).flatten().tolist() == list(range(start, start + inner))
+        exact = source_pixel(Fraction(2 * where + 1, 2), start, inner, length)
+        assert bool(inside[where]) == (exact is not None)
+        if exact is not None:
+            assert int(pixels[where]) == exact
+
+
+@given(any_place)
+def test_the_way_back_is_the_inverse_of_the_way_there_at_every_size(p: Placement) -> None:
+    grid = torch.arange(480, dtype=torch.float64)
+    for length, inner, start in (
+        (p.height, p.inner_height, p.top),
+        (p.width, p.inner_width, p.left),
+    ):
+        weights = _bilinear(length, inner, start, 480, 480)
+        assert_close(weights.sum(1), torch.ones(length, dtype=torch.float64))
+        # A ramp of positions reads as the position of each pixel's centre.
+        there = start + (torch.arange(length).double() + 0.5) * inner / length - 0.5
+        assert_close(weights @ grid, there.clamp(0, 479), atol=1e-9, rtol=0)
+        # Enlarged, every pixel is found again by way of its own cell.
+        if length <= inner:
+            pixels, inside = _nearest(length, inner, start, 480, 1)
+            cells = (weights @ grid).round().long()
+            assert inside[cells].all()
+            assert pixels[cells].tolist() == list(range(length))
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4])
+@pytest.mark.parametrize(("height", "width"), [(480, 480), (960, 640), (240, 480), (1920, 960)])
+def test_a_mask_of_whole_cells_comes_back_exactly(height: int, width: int, stride: int) -> None:
+    p = place(height, width, 480, "letterbox")
+    mask = torch.zeros(height, width, dtype=torch.bool)
+    mask[height // 4 : height // 2, width // 4 : width // 2] = True
+    # The corners apart, which bilinear rounds, within a cell on either side.
+    cell = math.ceil(stride * height / p.inner_height)
+    sure = torch.ones_like(mask)
+    for y in (height // 4, height // 2):
+        for x in (width // 4, width // 2):
+            sure[max(y - cell, 0) : y + cell, max(x - cell, 0) : x + cell] = False
+    back = logits_to_image(mask_to_grid(mask, p, stride)[None] * 2.0 - 1, p)[0] > 0
+    assert_close(back[sure], mask[sure])
+    assert sure.double().mean() > 0.99
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 6000), (6000, 1), (4000, 6000), (1, 1), (3, 2)])
+def test_extreme_images_go_there_and_back(height: int, width: int) -> None:
+    p = place(height, width, 480, "letterbox")
+    # A ramp in each direction: what is read in the square is the ramp at the pixel's centre.
+    y, x = torch.arange(height)[:, None] + 0.5, torch.arange(width) + 0.5
+    ramps = torch.stack([(y / height).expand(-1, width), (x / width).expand(height, -1)])
+    image = torch.cat([ramps, ramps[:1]]).mul(255).round().byte()
+    square = letterbox(image, p)
+    inside = torch.zeros(480, 480, dtype=torch.bool)
+    inside[p.top : p.top + p.inner_height, p.left : p.left + p.inner_width] = True
+    mean = torch.tensor([round(255 * value) for value in CLIP_MEAN], dtype=torch.uint8)
+    assert (square[:, ~inside] == mean[:, None]).all()
+    rows = (torch.arange(480) + 0.5 - p.top) / p.inner_height
+    columns = (torch.arange(480) + 0.5 - p.left) / p.inner_width
+    # Away from the border, where the filter has nothing beyond: cubic has no part in a ramp.
+    for found, ramp in ((square[0], rows[:, None]), (square[1], columns)):
+        middle = inside & (ramp > 0.1) & (ramp < 0.9) & (min(height, width) > 3)
+        assert (found - 255 * ramp)[middle].abs().le(1.5).all()
+    whole = mask_to_grid(torch.ones(height, width, dtype=torch.bool), p, 4)
+    assert_close(whole, inside[2::4, 2::4])
+    logits = torch.ones(1, 120, 120)
+    assert_close(logits_to_image(logits, p), torch.ones(1, height, width))
+
+
+# OpenCV as a judge: warpAffine by the same centre-aligned affine.
+
+sizes = pytest.mark.parametrize(
+    ("height", "width"), [(640, 427), (427, 640), (120, 160), (96, 33), (1200, 1600), (481, 479)]
+)
+
+
+def opencv_matrix(p: Placement, cells: int) -> np.ndarray:
+    """Original pixel to cell, for OpenCV, whose coordinate 0 is the first pixel's centre.
+
+    With centres at +0.5: u = (left + (x + 1/2) w'/w) k - 1/2, the half-pixel term included.
+    """
+    k = cells / p.size
+    rows = ((p.width, p.inner_width, p.left), (p.height, p.inner_height, p.top))
+    (a, u), (b, v) = (
+        (k * inner / length, k * (start + inner / length / 2) - 0.5)
+        for length, inner, start in rows
+    )
+    return np.array([[a, 0, u], [0, b, v]])
+
+
+def smooth(height: int, width: int) -> np.ndarray:
+    """Waves of 1/2 and 1 per image: too slow for antialiasing to matter."""
+    y, x = np.mgrid[:height, :width]
+    y, x = (y + 0.5) / height, (x + 0.5) / width
+    waves = [np.sin(6 * x + 3 * y), np.cos(5 * y - 2 * x), np.sin(4 * x * y + 1)]
+    return (128 + 100 * np.stack(waves, -1)).round().astype(np.uint8)
+
+
+@sizes
+def test_the_letterbox_is_opencvs_by_centres(height: int, width: int) -> None:
+    p = place(height, width, 480, "letterbox")
+    image = smooth(height, width)
+    expected = cv2.warpAffine(
+        image,
+        opencv_matrix(p, 480),
+        (480, 480),
+        flags=cv2.INTER_CUBIC,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+    found = letterbox(torch.from_numpy(image).permute(2, 0, 1), p).permute(1, 2, 0).numpy()
+    rows = slice(p.top, p.top + p.inner_height)
+    columns = slice(p.left, p.left + p.inner_width)
+    difference = np.abs(found.astype(int) - expected)[rows, columns]
+    # Two bytes, both rounded; the two cubics differ besides (a of -0.5 here, -0.75 in OpenCV).
+    assert difference.max() <= 2
+    assert difference.mean() < 0.3
+
+
+@sizes
+@pytest.mark.parametrize("stride", [1, 4])
+def test_the_masks_grid_is_opencvs_nearest_by_centres(height: int, width: int, stride: int) -> None:
+    p = place(height, width, 480, "letterbox")
+    mask = (smooth(height, width)[:, :, 0] > 130).astype(np.uint8)
+    # OpenCV's nearest rounds a position to a pixel, whose border it may put beside ours where the
+    # two fall together: compared where the pixel and its neighbours agree.
+    square = (480 // stride, 480 // stride)
+    matrix = opencv_matrix(p, 480 // stride)
+
+    def warp(values: np.ndarray) -> np.ndarray:
+        return cv2.warpAffine(values, matrix, square, flags=cv2.INTER_NEAREST) > 0
+
+    expected = warp(mask)
+    inside = warp(cv2.erode(np.ones_like(mask), np.ones((3, 3)), borderValue=0))
+    edge = warp(cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, np.ones((3, 3))))
+    found = mask_to_grid(torch.from_numpy(mask).bool(), p, stride).numpy()
+    sure = inside & ~edge
+    assert sure.mean() > 0.2
+    assert (found == expected)[sure].all()
+    # Ties apart, the edges agree too.
+    assert (found == expected)[inside].mean() > 0.99
+
+
+@sizes
+@pytest.mark.parametrize("cells", [120, 480])
+def test_logits_come_back_as_opencvs_bilinear_by_centres(
+    height: int, width: int, cells: int
+) -> None:
+    p = place(height, width, 480, "letterbox")
+    logits = torch.from_numpy(smooth(cells, cells)[:, :, 0] / 16 - 8).float()
+    found = logits_to_image(logits[None], p)[0].numpy()
+    inverse = opencv_matrix(p, cells)  # OpenCV asks for target to source: this is it
+    expected = cv2.warpAffine(
+        logits.numpy(),
+        inverse,
+        (width, height),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+    # In steps between neighbouring cells. OpenCV 4 rounded positions to 1/32 of a cell, 5 does not.
+    step = max(np.abs(np.diff(logits, axis=axis)).max() for axis in (0, 1))
+    assert np.abs(found - expected).max() <= (step / 1000 if cv2.__version__ >= "5" else step / 16)
+
+
+@pytest.mark.parametrize(("height", "width"), [(427, 640), (640, 427), (100, 100), (2000, 3000)])
+def test_criss_matrix_lies_up_to_half_a_pixel_beside_ours(height: int, width: int) -> None:
+    """CRIS maps the image's corners onto the padding's edges, as ours does, but hands them to
+    OpenCV, for which 0 is the first pixel's centre, not its corner. Its square therefore lies
+    (1 - scale) / 2 of the square's pixels beside ours: nothing at scale 1, an eighth for COCO's 640
+    at 480, near half a pixel of the square where much shrunk, of the original where much enlarged.
+    """
+    p = place(height, width, 480, "letterbox")
+    scale = 480 / max(height, width)
+    x, y = (480 - width * scale) / 2, (480 - height * scale) / 2
+    corners = np.array([[0, 0], [width, 0], [0, height]], np.float32)
+    moved = np.array([[x, y], [480 - x, y], [x, 480 - y]], np.float32)
+    shift = opencv_matrix(p, 480)[:, 2] - cv2.getAffineTransform(corners, moved)[:, 2]
+    along = int(height > width)  # the side that fills the square: no rounding, no padding
+    assert shift[along] == pytest.approx((scale - 1) / 2, abs=1e-4)
+    # In pixels of whichever is the coarser of the two.
+    assert abs(shift[along]) / max(scale, 1) < 0.5
+    # Across, our padding is rounded to a whole pixel besides, and the side to another.
+    assert abs(shift[1 - along] - (scale - 1) / 2) <= 1

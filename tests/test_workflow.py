@@ -14,6 +14,8 @@ import yaml
 ROOT = Path(__file__).parents[1]
 PARTS = ["Snakefile", "workflow", "profiles", "mmnet", "params.yaml", "environment.yml"]
 
+pytestmark = pytest.mark.xdist_group("workflow")  # the finished clone is made once
+
 TINY: dict[str, Any] = {
     "shapes": {
         "seed": 0,
@@ -31,6 +33,7 @@ TINY: dict[str, Any] = {
 
 def copy_project(folder: Path, *, tiny: bool = True) -> Path:
     """Copy what a user has after cloning, with the mini profile cut down to two quick runs."""
+    folder.mkdir(exist_ok=True)
     for part in PARTS:
         if (ROOT / part).is_dir():
             ignore = shutil.ignore_patterns("__pycache__")
@@ -61,7 +64,7 @@ class edited_params:
         self.path.write_text(yaml.safe_dump(self.params))
 
 
-def snakemake(folder: Path, *arguments: str, path: str | None = None) -> Any:
+def snakemake(folder: Path, *arguments: str, path: str | None = None, timeout: float = 400) -> Any:
     """Run Snakemake as a user would, on a PATH without conda unless one is given."""
     bare = os.pathsep.join([str(Path(sys.executable).parent), "/usr/bin", "/bin"])
     return subprocess.run(
@@ -70,7 +73,7 @@ def snakemake(folder: Path, *arguments: str, path: str | None = None) -> Any:
         env={**os.environ, "PATH": path or bare},
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=timeout,
     )
 
 

@@ -51,7 +51,8 @@ def read_image(path: Path) -> Tensor:
 
 def read_mask(counts: bytes, height: int, width: int) -> Tensor:
     """Decode COCO's compressed RLE to (h, w) bool."""
-    return torch.from_numpy(coco_mask.decode({"counts": counts, "size": [height, width]})).bool()
+    mask = coco_mask.decode({"counts": counts, "size": [height, width]})  # bytes, 0 or 1
+    return torch.from_numpy(mask).view(torch.bool)
 
 
 def read_square(path: Path, placement: Placement) -> Tensor:
@@ -176,7 +177,7 @@ class EvaluationItems(Dataset[ImageBatch]):
         ]
         number = {image_id: i for i, image_id in enumerate(firsts["image_id"])}
         return ImageBatch(
-            torch.stack(images),
+            _stack_images(images),
             placements,
             self.tokens[indices],
             torch.tensor([number[image_id] for image_id in rows["image_id"]]),
@@ -232,7 +233,13 @@ def read(items: Dataset[Any], *, batch_size: int | None, workers: int) -> Iterat
 
 
 def _stack(items: list[Item]) -> Item:
-    return Item(*(torch.stack(tensors) for tensors in zip(*items, strict=True)))
+    images, tokens, masks = zip(*items, strict=True)
+    return Item(_stack_images(images), torch.stack(tokens), torch.stack(masks))
+
+
+def _stack_images(images: Sequence[Tensor]) -> Tensor:
+    """Stack squares (3, H, W) as they lie in memory, as views of (H, W, 3)."""
+    return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
 
 
 def _as_is(batch: Any) -> Any:

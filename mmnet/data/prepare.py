@@ -1,12 +1,17 @@
-"""Archives to what training reads: a table per dataset, and the images that the tables name."""
+"""Archives to what training reads: a table per dataset, and the images that the tables name.
 
-import tempfile
+An archive is a zip, or the folder that it unpacks to: a user's own copy, read where it lies.
+"""
+
+import shutil
 from pathlib import Path, PurePosixPath
+from typing import Any
+from zipfile import ZipFile
 
 import pandas as pd
 
 from mmnet.config import DatasetConfig
-from mmnet.data.refer import Notes, build_table, read_instances, read_refs, read_table
+from mmnet.data.refer import Notes, build_table, parse_instances, parse_refs, read_table
 from mmnet.data.unpack import unpack
 from mmnet.errors import DataError
 from mmnet.files import atomic_path, atomic_write, writing
@@ -18,44 +23,26 @@ MAX_IMAGES = 32 << 30  # bytes; train2014 is about 13 GB
 def prepare_table(
     name: str, dataset: DatasetConfig, *, archive: Path, output: Path
 ) -> tuple[pd.DataFrame, Notes]:
-    """Read a dataset's archive and write its table; return it, with what was skipped.
+    """Read a dataset's archive and write its table; return it, with what was odd.
+
+    The table is `build_table`'s, and a column `tokens`: the sentence's length for CLIP, uncut.
 
     Raises:
-        DataError: the archive or what it holds is not what it should be.
+        DataError: the archive or what it holds is not what it should be, or not as much.
     """
-    refs = f"refs({dataset.refs}).p"
-    wanted = {f"{name}/instances.json", f"{name}/{refs}"}
     notes = Notes()
-    with writing(output):
-        output.parent.mkdir(parents=True, exist_ok=True)
-        scratch = tempfile.TemporaryDirectory(prefix=f".{name}.", dir=output.parent)
-    with scratch as temporary:
-        folder = Path(temporary) / "annotations"
-        unpack(archive, folder, members=wanted.__contains__, max_bytes=MAX_ANNOTATIONS)
-        missing = sorted(m for m in wanted if not (folder / PurePosixPath(m).name).exists())
-        if missing:
-            raise DataError(
-                f"{archive}: lacks {', '.join(missing)}. Fetch it again, or change "
-                f"profiles.*.datasets.{name}.refs in params.yaml."
-            )
-        try:
-            table = build_table(
-                read_instances(folder / "instances.json", where=f"{archive}: instances.json"),
-                read_refs(folder / refs, where=f"{archive}: {refs}"),
-                where=str(archive),
-                notes=notes,
-            )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise DataError(
-                f"{archive}: a ref or annotation lacks or garbles {error}. Fetch it again."
-            ) from None
+    table = _build(name, dataset, archive, notes)
     for split in ("train", *dataset.splits):
         if not (table["split"] == split).any():
             known = ", ".join(sorted(table["split"].unique()))
             raise DataError(
-                f"{archive}: {refs} has no split {split!r}; it has {known}. "
+                f"{archive}: refs({dataset.refs}).p has no split {split!r}; it has {known}. "
                 f"Mend profiles.*.datasets.{name}.splits in params.yaml."
             )
+    from mmnet.data.tokenizer import num_tokens  # torch's weight: only now, when the JSON is gone
+
+    lengths = {sentence: num_tokens(sentence) for sentence in table["sentence"].unique()}
+    table["tokens"] = table["sentence"].map(lengths)
     try:
         with atomic_path(output) as path:
             table.to_parquet(path, index=False)
@@ -67,26 +54,117 @@ def prepare_table(
     return table, notes
 
 
+def _build(name: str, dataset: DatasetConfig, archive: Path, notes: Notes) -> pd.DataFrame:
+    file = f"refs({dataset.refs}).p"
+    try:
+        refs = parse_refs(_read(archive, name, file), where=f"{archive}: {file}")
+        _check_counts(refs, name, dataset, where=f"{archive}: {file}")
+        instances = parse_instances(
+            _read(archive, name, "instances.json"),
+            where=f"{archive}: instances.json",
+            wanted={ref["ann_id"] for ref in refs},
+        )
+        return build_table(instances, refs, where=str(archive), notes=notes)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{archive}: a ref or annotation lacks or garbles {error}. Fetch it again."
+        ) from None
+
+
+def _read(archive: Path, name: str, file: str) -> bytes:
+    """Return a file of a dataset's archive."""
+    try:
+        if archive.is_dir():
+            return (archive / file).read_bytes()
+        with ZipFile(archive) as members:
+            member = members.getinfo(f"{name}/{file}")
+            if member.file_size <= MAX_ANNOTATIONS:
+                return members.read(member)
+    except (FileNotFoundError, KeyError):
+        raise DataError(
+            f"{archive}: lacks {file if archive.is_dir() else f'{name}/{file}'}. Fetch it again, "
+            f"or change profiles.*.datasets.{name}.refs in params.yaml."
+        ) from None
+    except Exception as error:  # a damaged zip can raise nearly anything
+        raise DataError(
+            f"{archive}: {file} cannot be read ({error}). Fetch it again, or mend its permissions."
+        ) from None
+    raise DataError(
+        f"{archive}: {file} unpacks to more than {MAX_ANNOTATIONS} bytes; refused. "
+        "Fetch it again from a source you trust."
+    )
+
+
+def _check_counts(
+    refs: list[dict[str, Any]], name: str, dataset: DatasetConfig, *, where: str
+) -> None:
+    faults = []
+    for split, published in (dataset.counts or {}).items():
+        of_split = [ref for ref in refs if ref["split"] == split]
+        found = {
+            "refs": len(of_split),
+            "sentences": sum(len(ref["sentences"]) for ref in of_split),
+            "images": len({ref["image_id"] for ref in of_split}),
+        }
+        faults += [
+            f"{name} {split}: {found[what]} {what}, published {count}"
+            for what, count in published.model_dump().items()
+            if found[what] != count
+        ]
+    if faults:
+        raise DataError(
+            f"{where}: {'; '.join(faults)}. Fetch the archive again; or, if yours is another "
+            f"release, set profiles.*.datasets.{name}.counts to null in params.yaml."
+        )
+
+
 def unpack_images(archive: Path, *, tables: list[Path], folder: Path, manifest: Path) -> int:
     """Unpack the images that the tables name, and only those; list them in the manifest.
+
+    Of a folder, nothing is copied: links lead to its images.
 
     Raises:
         DataError: the archive lacks some, or is not what it should be.
     """
     wanted = {file for table in tables for file in read_table(table)["file"]}
-    unpack(
-        archive,
-        folder,
-        members=lambda member: PurePosixPath(member).name in wanted,
-        max_bytes=MAX_IMAGES,
-    )
+    if archive.is_dir():
+        _link(archive.resolve(), folder, wanted)
+    else:
+        unpack(
+            archive,
+            folder,
+            members=lambda member: PurePosixPath(member).name in wanted,
+            max_bytes=MAX_IMAGES,
+        )
     sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
-    missing = sorted(wanted - sizes.keys())
+    missing = sorted(name for name in wanted if not sizes.get(name))
     if missing:
         raise DataError(
-            f"{archive}: lacks {len(missing)} images that the refs name, the first {missing[0]}. "
-            "Fetch the archive again."
+            f"{archive}: lacks {len(missing)} images that the refs name, or has them empty, the "
+            f"first {missing[0]}. "
+            + ("Add them." if archive.is_dir() else "Fetch the archive again.")
         )
     with atomic_write(manifest) as file:
         file.writelines(f"{name}\t{sizes[name]}\n" for name in sorted(sizes))
     return len(sizes)
+
+
+def _link(source: Path, folder: Path, names: set[str]) -> None:
+    """Fill `folder` with links to files of `source`; it appears whole or not at all."""
+    if folder.resolve() in (source, *source.parents):
+        raise DataError(
+            f"{source}: is where the links to it would go. Move it, and name its new place in "
+            "profiles.*.data.train2014 in params.yaml."
+        )
+    building = folder.with_name(f".{folder.name}.unpacking")
+    shutil.rmtree(building, ignore_errors=True)
+    try:
+        with writing(folder):
+            building.mkdir(parents=True)
+            for name in names:
+                if (source / name).is_file():
+                    (building / name).symlink_to(source / name)
+            shutil.rmtree(folder, ignore_errors=True)
+            building.replace(folder)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)

@@ -4,11 +4,12 @@
 are read by an unpickler that admits plain containers and scalars only.
 """
 
+import io
 import json
 import pickle
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
 import pandas as pd
@@ -19,7 +20,7 @@ from mmnet.errors import DataError
 
 @dataclass
 class Notes:
-    """What was skipped or mended while reading, to be said to the user."""
+    """What was odd or mended while reading, to be said to the user."""
 
     counts: dict[str, int] = field(default_factory=dict)
 
@@ -38,15 +39,14 @@ class _PlainUnpickler(pickle.Unpickler):
         )
 
 
-def read_refs(path: Path, *, where: str) -> list[dict[str, Any]]:
+def parse_refs(content: bytes, *, where: str) -> list[dict[str, Any]]:
     """Read refs(*).p without running anything in it; `where` names it in errors.
 
     Raises:
         DataError: it holds more than plain data, or is no pickle of a list of refs.
     """
     try:
-        with path.open("rb") as file:
-            refs = _PlainUnpickler(file, encoding="utf-8", errors="replace").load()
+        refs = _PlainUnpickler(io.BytesIO(content), encoding="utf-8", errors="replace").load()
     except DataError as error:
         raise DataError(f"{where}: {error}") from None
     except Exception as error:  # a damaged pickle can raise nearly anything
@@ -57,14 +57,20 @@ def read_refs(path: Path, *, where: str) -> list[dict[str, Any]]:
     return refs
 
 
-def read_instances(path: Path, *, where: str) -> dict[str, Any]:
-    """Read instances.json; `where` names it in errors.
+def parse_instances(content: bytes, *, where: str, wanted: Container[Any]) -> dict[str, Any]:
+    """Read instances.json, of its annotations those whose numbers are wanted.
 
     Raises:
-        DataError: it is not COCO's format.
+        DataError: it is not COCO's format; `where` names it.
     """
+
+    def drop_unwanted(values: dict[str, Any]) -> dict[str, Any] | None:
+        # While parsing: three quarters are named by no ref, and their corners fill the memory.
+        unwanted = "segmentation" in values and values.get("id") not in wanted
+        return None if unwanted else values
+
     try:
-        instances: dict[str, Any] = json.loads(path.read_bytes())
+        instances: dict[str, Any] = json.loads(content, object_hook=drop_unwanted)
         for key in ("images", "annotations"):
             if not isinstance(instances[key], list):
                 raise TypeError(f"{key} is no list")
@@ -72,28 +78,32 @@ def read_instances(path: Path, *, where: str) -> dict[str, Any]:
         raise DataError(
             f"{where}: not COCO instances ({error!r}). Fetch the archive again."
         ) from None
+    instances["annotations"] = [a for a in instances["annotations"] if a is not None]
     return instances
 
 
-def encode_mask(segmentation: Any, height: int, width: int, notes: Notes) -> dict[str, Any] | None:
-    """Return COCO's compressed RLE of polygons or of either RLE; None where nothing is left.
+def encode_mask(segmentation: Any, height: int, width: int, notes: Notes) -> dict[str, Any]:
+    """Return COCO's compressed RLE of polygons or of either RLE.
 
-    Polygons of fewer than three corners are dropped and noted.
+    Polygons of fewer than three corners are dropped and noted; where none is left, the mask is
+    empty.
 
     Raises:
         ValueError: corners far outside the image, or runs of another size than the image's.
     """
+    rle: dict[str, Any]
     if isinstance(segmentation, list):
         polygons = [part for part in segmentation if len(part) >= 6 and len(part) % 2 == 0]
         for _ in range(len(segmentation) - len(polygons)):
             notes.add("degenerate polygons dropped")
-        if not polygons:
-            return None
         # pycocotools would fill the memory with them, and with the sides of NaN.
         limit = 10 * max(height, width)
         if not all(abs(value) <= limit for polygon in polygons for value in polygon):
             raise ValueError("a corner lies far outside the image")
-        rle = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
+        if polygons:
+            rle = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
+            return rle
+        runs = [height * width]
     elif segmentation["size"] != [height, width]:
         raise ValueError(f"its size is {segmentation['size']}, the image's {[height, width]}")
     else:
@@ -102,8 +112,8 @@ def encode_mask(segmentation: Any, height: int, width: int, notes: Notes) -> dic
         # pycocotools would read what lies behind them in memory.
         if sum(runs) != height * width or min(runs) < 0:
             raise ValueError("its runs do not add up to the image's size")
-        rle = coco_mask.frPyObjects({"size": [height, width], "counts": runs}, height, width)
-    return rle if coco_mask.area(rle) > 0 else None
+    rle = coco_mask.frPyObjects({"size": [height, width], "counts": runs}, height, width)
+    return rle
 
 
 def _runs(counts: str) -> list[int]:
@@ -130,12 +140,15 @@ def build_table(
 ) -> pd.DataFrame:
     """Join refs, annotations and images: one row per sentence, in the archive's order.
 
+    All that the release has is kept, empty masks and sentences too: published numbers count every
+    sentence of every ref.
+
     Columns: split, ref_id, ann_id, image_id, sent_id, sentence, category_id, file, height, width
-    (pixels), counts (bytes of COCO's compressed RLE at that size).
+    (pixels), area (pixels of the mask), counts (bytes of COCO's compressed RLE at that size).
 
     Raises:
-        DataError: two refs of one number, a ref without its annotation, an annotation without its
-            image, or with a segmentation that is none.
+        DataError: two refs of one number, a ref without its annotation or of another image, an
+            annotation without its image, or with a segmentation that is none.
     """
     images = {image["id"]: image for image in instances["images"]}
     annotations = {annotation["id"]: annotation for annotation in instances["annotations"]}
@@ -145,18 +158,7 @@ def build_table(
         if ref["ref_id"] in seen:
             raise DataError(f"{where}: two refs have the number {ref['ref_id']}. Fetch it again.")
         seen.add(ref["ref_id"])
-        annotation = annotations.get(ref["ann_id"])
-        if annotation is None:
-            raise DataError(
-                f"{where}: ref {ref['ref_id']} names annotation {ref['ann_id']}, which "
-                "instances.json does not have. The two files are not of one release: fetch again."
-            )
-        image = images.get(annotation["image_id"])
-        if image is None:
-            raise DataError(
-                f"{where}: annotation {annotation['id']} names image {annotation['image_id']}, "
-                "which instances.json does not have. Fetch the archive again."
-            )
+        annotation, image = _joined(ref, annotations, images, where)
         height, width = image["height"], image["width"]
         try:
             rle = encode_mask(annotation["segmentation"], height, width, notes)
@@ -165,16 +167,15 @@ def build_table(
                 f"{where}: annotation {annotation['id']} garbles its segmentation ({error}). "
                 "Fetch the archive again."
             ) from None
-        if rle is None:
-            notes.add("refs skipped: empty mask")
-            continue
+        area = int(coco_mask.area(rle))
+        if not area:
+            notes.add("refs with an empty mask")
         if not ref["sentences"]:
-            notes.add("refs skipped: no sentence")
+            notes.add("refs without a sentence")
         for sentence in ref["sentences"]:
             text = " ".join(sentence["sent"].lower().split())
             if not text:
-                notes.add("sentences skipped: empty")
-                continue
+                notes.add("sentences without a word")
             rows.append(
                 {
                     "split": ref["split"],
@@ -187,12 +188,47 @@ def build_table(
                     "file": image["file_name"],
                     "height": height,
                     "width": width,
+                    "area": area,
                     "counts": rle["counts"],
                 }
             )
     if not rows:
-        raise DataError(f"{where}: no sentence is left. Fetch the archive again.")
+        raise DataError(f"{where}: no ref has a sentence. Fetch the archive again.")
     return pd.DataFrame(rows)
+
+
+def _joined(
+    ref: dict[str, Any], annotations: dict[Any, Any], images: dict[Any, Any], where: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a ref's annotation and image."""
+    annotation = annotations.get(ref["ann_id"])
+    if annotation is None:
+        raise DataError(
+            f"{where}: ref {ref['ref_id']} names annotation {ref['ann_id']}, which "
+            "instances.json does not have. The two files are not of one release: fetch again."
+        )
+    image = images.get(annotation["image_id"])
+    if image is None:
+        raise DataError(
+            f"{where}: annotation {annotation['id']} names image {annotation['image_id']}, "
+            "which instances.json does not have. Fetch the archive again."
+        )
+    file = PurePosixPath(image["file_name"])
+    if file.name != image["file_name"]:
+        raise DataError(
+            f"{where}: image {image['id']} has the file_name {image['file_name']!r}, which is no "
+            "plain name. Fetch the archive again from a source you trust."
+        )
+    # A ref's own name has a number of the object's behind the image's.
+    named = ref.get("file_name", file.name)
+    if ref["image_id"] != image["id"] or not (
+        named == file.name or named.startswith(f"{file.stem}_")
+    ):
+        raise DataError(
+            f"{where}: ref {ref['ref_id']} is of image {ref['image_id']}, {named}, its annotation "
+            f"of {image['id']}, {file.name}. The two files are not of one release: fetch again."
+        )
+    return annotation, image
 
 
 def read_table(path: Path, splits: Sequence[str] | None = None, *, maker: str = "") -> pd.DataFrame:

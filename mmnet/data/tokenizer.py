@@ -17,6 +17,11 @@ def _tokenizer() -> SimpleTokenizer:
     return SimpleTokenizer()
 
 
+def num_tokens(sentence: str) -> int:
+    """Return a sentence's length, [SOS] and [EOS] included, uncut."""
+    return len(_tokenizer().encode(sentence)) + 2
+
+
 def tokenize(sentences: list[str], max_length: int) -> tuple[Tensor, int]:
     """Return token ids (n, L), zero behind [EOS], and how many sentences were cut to fit.
 

@@ -40,23 +40,30 @@ def place(height: int, width: int, size: int, resize: str) -> Placement:
 
 
 def letterbox(image: Tensor, placement: Placement) -> Tensor:
-    """Bring an image (3, h, w) of bytes into the square: (3, size, size) of bytes."""
+    """Bring an image (3, h, w) of bytes into the square: (3, size, size) of bytes.
+
+    A decoded image is a view of (h, w, 3), and so is the square: nothing is rearranged here.
+    """
     inner = F.interpolate(
-        image[None],
+        image.permute(1, 2, 0)[None].permute(0, 3, 1, 2),  # a batch is such a view by its strides
         (placement.inner_height, placement.inner_width),
         mode="bicubic",
         antialias=True,
         align_corners=False,
-    )[0]
-    mean = torch.tensor([round(255 * value) for value in CLIP_MEAN], dtype=torch.uint8)
-    square = mean[:, None, None].repeat(1, placement.size, placement.size)
+    )[0].permute(1, 2, 0)
+    padding = _padding(placement.size)
     rows, columns = _inside(placement)
-    square[:, rows, columns] = inner
-    return square
+    # One side is always full.
+    if placement.inner_width == placement.size:
+        square = torch.cat([padding[: rows.start], inner, padding[rows.stop :]])
+    else:
+        square = torch.cat([padding[:, : columns.start], inner, padding[:, columns.stop :]], dim=1)
+    return square.permute(2, 0, 1)
 
 
 def normalise(images: Tensor) -> Tensor:
-    """Turn bytes (B, 3, H, W) into CLIP's floats."""
+    """Turn bytes (B, 3, H, W) into CLIP's floats, each colour a plane of its own in memory."""
+    images = images.contiguous()
     scale = 1 / (255 * torch.tensor(CLIP_STD, device=images.device))
     shift = -torch.tensor(CLIP_MEAN, device=images.device) / torch.tensor(
         CLIP_STD, device=images.device
@@ -72,7 +79,8 @@ def mask_to_grid(mask: Tensor, placement: Placement, stride: int) -> Tensor:
     columns, inside_columns = _nearest(
         placement.width, placement.inner_width, placement.left, placement.size, stride
     )
-    return mask[rows][:, columns] & inside_rows[:, None] & inside_columns
+    # By columns first: COCO's masks lie in memory column by column.
+    return mask.T[columns].T[rows] & inside_rows[:, None] & inside_columns
 
 
 def logits_to_image(logits: Tensor, placement: Placement) -> Tensor:
@@ -88,6 +96,13 @@ def logits_to_image(logits: Tensor, placement: Placement) -> Tensor:
         placement.width, placement.inner_width, placement.left, placement.size, grid
     ).to(logits)
     return rows @ logits @ columns.T
+
+
+@functools.cache
+def _padding(size: int) -> Tensor:
+    """CLIP's mean colour: (size, size, 3) of bytes, not to be written to."""
+    mean = torch.tensor([round(255 * value) for value in CLIP_MEAN], dtype=torch.uint8)
+    return mean.repeat(size, size, 1)
 
 
 def _inside(placement: Placement) -> tuple[slice, slice]:

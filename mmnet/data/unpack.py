@@ -3,64 +3,76 @@
 import shutil
 import stat
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
 from mmnet.data.download import must_exist
 from mmnet.errors import DataError, MMNetError
-from mmnet.files import atomic_path, writing
+from mmnet.files import atomic_path, check_room, writing
+from mmnet.progress import track
 
 CHUNK = 1 << 20
+FEW = 20  # files that need no progress
 
 
-def unpack(archive: Path, folder: Path, *, members: Callable[[str], bool], max_bytes: int) -> int:
+def unpack(
+    archive: Path,
+    folder: Path,
+    *,
+    members: Callable[[str], bool],
+    max_bytes: int,
+    name: str = "unpacking",
+) -> int:
     """Unpack the wanted files into `folder`, flat, and return how many there were.
 
-    The folder appears whole or not at all.
+    The folder appears whole or not at all. Progress, under `name`, is shown of many files.
 
     Raises:
-        DataError: not a zip, damaged, a wanted member leads out of the folder or is a link, or
-            more than `max_bytes` would be written.
+        DataError: not a zip, damaged, a member leads out of the folder or is a link, two wanted
+            ones have the same name, or more than `max_bytes` would be written.
+        MMNetError: the disk has no room for them.
     """
     must_exist(archive)
     building = folder.with_name(f".{folder.name}.unpacking")
     shutil.rmtree(building, ignore_errors=True)
     with writing(folder):
         building.mkdir(parents=True)
-    count, total = 0, 0
     try:
         with zipfile.ZipFile(archive) as file:
-            for info in _safe(archive, file, members):
-                total += info.file_size
-                if total > max_bytes:
-                    raise DataError(
-                        f"{archive}: unpacks to more than {max_bytes} bytes; refused. "
-                        "Fetch it again from a source you trust."
-                    )
+            wanted = _wanted(archive, file, members)
+            size = sum(info.file_size for info in wanted.values())
+            if size > max_bytes:
+                raise DataError(
+                    f"{archive}: unpacks to more than {max_bytes} bytes; refused. "
+                    "Fetch it again from a source you trust."
+                )
+            check_room(folder, size)
+            shown: Iterable[tuple[str, zipfile.ZipInfo]] = wanted.items()
+            if len(wanted) > FEW:
+                shown = track(shown, name=name, total=len(wanted), unit="files")
+            for flat, info in shown:
                 with (
                     file.open(info) as source,
-                    atomic_path(building / PurePosixPath(info.filename).name) as temporary,
+                    atomic_path(building / flat) as temporary,
                     temporary.open("wb") as target,
                 ):
                     shutil.copyfileobj(source, target, CHUNK)
-                count += 1
         shutil.rmtree(folder, ignore_errors=True)
         with writing(folder):
             building.replace(folder)
     except MMNetError:
         raise
     except Exception as error:  # a damaged zip can raise nearly anything
-        raise DataError(
-            f"{archive}: damaged or not a zip ({error}). Delete it, then run again."
-        ) from None
+        raise DataError(f"{archive}: damaged or not a zip ({error}). Fetch it again.") from None
     finally:
         shutil.rmtree(building, ignore_errors=True)
-    return count
+    return len(wanted)
 
 
-def _safe(
+def _wanted(
     archive: Path, file: zipfile.ZipFile, members: Callable[[str], bool]
-) -> Iterator[zipfile.ZipInfo]:
+) -> dict[str, zipfile.ZipInfo]:
+    wanted: dict[str, zipfile.ZipInfo] = {}
     for info in file.infolist():
         path = PurePosixPath(info.filename.replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts or stat.S_ISLNK(info.external_attr >> 16):
@@ -69,4 +81,11 @@ def _safe(
                 "Fetch the archive again from a source you trust."
             )
         if not info.is_dir() and members(info.filename):
-            yield info
+            if path.name in wanted:
+                raise DataError(
+                    f"{archive}: members {wanted[path.name].filename!r} and {info.filename!r} "
+                    f"would both be {path.name}; refused. Fetch the archive again from a source "
+                    "you trust."
+                )
+            wanted[path.name] = info
+    return wanted

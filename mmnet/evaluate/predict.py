@@ -1,7 +1,7 @@
 """Checkpoint to rows: one per sentence, counted at the image's original size."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,25 +23,53 @@ from mmnet.progress import track
 IDS = ["split", "ref_id", "ann_id", "image_id", "sent_id"]
 
 
-@torch.inference_mode()
 def predict(
     model: MMNet, batches: Iterable[ImageBatch], *, threshold: float, device: torch.device
 ) -> pd.DataFrame:
-    """Return a row per sentence: ids, intersection and union in pixels.
+    """Return a row per sentence: ids, intersection and union in pixels."""
+    tables = [_count(batch, _masks(model, batch, threshold, device)) for batch in batches]
+    return pd.concat(tables, ignore_index=True)
+
+
+def predict_masks(
+    model: MMNet,
+    batches: Iterable[ImageBatch],
+    *,
+    sent_ids: Collection[int],
+    threshold: float,
+    device: torch.device,
+) -> dict[int, Tensor]:
+    """Return the masks that `predict` counts, (h, w) bool, of chosen sentences."""
+    masks = {}
+    for batch in batches:
+        # Whole batches: in another company, a pixel at the threshold may fall the other way.
+        if batch.rows["sent_id"].isin(sent_ids).any():
+            for number, mask in _masks(model, batch, threshold, device):
+                sent_id = int(batch.rows["sent_id"].iloc[number])
+                if sent_id in sent_ids:
+                    masks[sent_id] = mask
+    return masks
+
+
+@torch.inference_mode()
+def _masks(
+    model: MMNet, batch: ImageBatch, threshold: float, device: torch.device
+) -> Iterator[tuple[int, Tensor]]:
+    """Yield each sentence's number in the batch and its mask at the original size.
 
     Each image is encoded once, however many sentences it has.
     """
     model.eval()
     # sigmoid(y) > threshold, without the sigmoid.
     limit = math.log(threshold / (1 - threshold))
-    tables = []
-    for batch in batches:
-        features = model.encode_image(normalise(batch.images.to(device)))
-        image_of_sentence = batch.image_of_sentence.to(device)
-        per_sentence = ImageFeatures(*(feature[image_of_sentence] for feature in features))
-        logits = model.segment(per_sentence, batch.tokens.to(device)).float()
-        tables.append(_count(batch, logits, limit))
-    return pd.concat(tables, ignore_index=True)
+    features = model.encode_image(normalise(batch.images.to(device)))
+    of_image = batch.image_of_sentence.to(device)
+    per_sentence = ImageFeatures(*(feature[of_image] for feature in features))
+    logits = model.segment(per_sentence, batch.tokens.to(device)).float()
+    for image, placement in enumerate(batch.placements):
+        numbers = torch.nonzero(batch.image_of_sentence == image).flatten()
+        masks = (logits_to_image(logits[numbers.to(device)], placement) > limit).cpu()
+        yield from zip(numbers.tolist(), masks, strict=True)
 
 
 def load_model(config: Config, checkpoint: Path) -> MMNet:
@@ -91,23 +119,17 @@ def predict_splits(
         rows.to_parquet(path, index=False)
 
 
-def _count(batch: ImageBatch, logits: Tensor, limit: float) -> pd.DataFrame:
+def _count(batch: ImageBatch, masks: Iterable[tuple[int, Tensor]]) -> pd.DataFrame:
     truths: dict[Any, Tensor] = {}
     counts = torch.zeros(len(batch.rows), 2, dtype=torch.long)
-    of_image = batch.image_of_sentence
-    records = list(batch.rows.itertuples(index=False))
-    for number, placement in enumerate(batch.placements):
-        sentences = torch.nonzero(of_image == number).flatten()
-        predicted = (logits_to_image(logits[sentences.to(logits.device)], placement) > limit).cpu()
-        for sentence, mask in zip(sentences.tolist(), predicted, strict=True):
-            row = records[sentence]
-            if row.ann_id not in truths:
-                truths[row.ann_id] = read_mask(row.counts, row.height, row.width)
-            truth = truths[row.ann_id]
-            intersection = torch.count_nonzero(mask & truth)
-            counts[sentence, 0] = intersection
-            counts[sentence, 1] = (
-                torch.count_nonzero(mask) + torch.count_nonzero(truth) - intersection
-            )
+    records: list[Any] = list(batch.rows.itertuples(index=False))
+    for number, mask in masks:
+        row = records[number]
+        if row.ann_id not in truths:
+            truths[row.ann_id] = read_mask(row.counts, row.height, row.width)
+        truth = truths[row.ann_id]
+        intersection = torch.count_nonzero(mask & truth)
+        counts[number, 0] = intersection
+        counts[number, 1] = torch.count_nonzero(mask) + torch.count_nonzero(truth) - intersection
     rows = batch.rows[IDS].reset_index(drop=True)
     return rows.assign(intersection=counts[:, 0].numpy(), union=counts[:, 1].numpy())

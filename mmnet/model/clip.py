@@ -1,8 +1,12 @@
 """CLIP's towers: open_clip's definitions and ours, one way to load weights into either."""
 
-import warnings
+import io
+import pickle
+import textwrap
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
@@ -31,7 +35,7 @@ def load_clip(
             f"params.yaml: architecture {architecture!r} is no CLIP of open_clip or of "
             "mmnet/model/towers. Take one such as ViT-B-16-quickgelu."
         )
-    clip = open_clip.CLIP(**config)
+    state = None
     if weights is not None:
         # The shapes are the same either way, so nothing else would tell.
         if _is_torchscript(weights) and not config.get("quick_gelu"):
@@ -39,39 +43,87 @@ def load_clip(
                 f"{weights}: is OpenAI's, made for QuickGELU, which {architecture} has not. "
                 f"Name {architecture}-quickgelu."
             )
-        _load(clip, weights, architecture)
+        state = _read(weights)
+    clip = open_clip.CLIP(**config)
+    if state is not None:
+        try:
+            clip.load_state_dict(state)
+        except (RuntimeError, TypeError, AttributeError) as error:
+            raise CheckpointError(
+                f"{weights}: holds no {architecture} ({_first_line(error)}). "
+                "Name the architecture it was made for, or another file."
+            ) from None
     if image_size is not None:
         _set_image_size(clip.visual, image_size)
     return clip
 
 
-def _load(clip: open_clip.CLIP, weights: Path, architecture: str) -> None:
+def _read(weights: Path) -> Any:
+    """Read a state dict; no code in the file is run."""
     try:
-        with warnings.catch_warnings():  # torch.load announces that it hands over to torch.jit.
-            warnings.simplefilter("ignore")
-            state = load_state_dict(str(weights), weights_only=not _is_torchscript(weights))
+        if _is_torchscript(weights):
+            return _read_torchscript(weights)
+        return load_state_dict(str(weights), weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{weights}: not found. Fetch or train it first.") from None
     except Exception as error:  # A foreign file may raise anything.
         raise CheckpointError(
             f"{weights}: not readable as weights ({_first_line(error)}). Delete it and fetch again."
         ) from None
-    try:
-        clip.load_state_dict(state)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            f"{weights}: holds no {architecture} ({_first_line(error)}). "
-            "Name the architecture it was made for, or another file."
-        ) from None
 
 
 def _is_torchscript(path: Path) -> bool:
-    # As torch.load tells them apart. TorchScript is no pickle and refuses weights_only.
+    # As torch.load tells them apart.
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("/constants.pkl") for name in archive.namelist())
     except (OSError, zipfile.BadZipFile):
         return False
+
+
+# OpenAI's archives are programs of TorchScript. torch.load refuses to read those weights-only, and
+# torch.jit.load runs the __setstate__ of any class in them, so we read the tensors ourselves:
+# data.pkl has the tree of modules, data/0, data/1, ... the bytes. The code is left alone.
+
+DTYPES = {"HalfStorage": torch.half, "FloatStorage": torch.float, "LongStorage": torch.long}
+NO_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
+
+
+class _Named:
+    """Stands for whatever a pickle names: it keeps what it is given and does nothing."""
+
+    def __init__(self, *given: Any) -> None:
+        self.given = given
+
+
+class _NamesOnly(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        return type(name, (_Named,), {})
+
+    def persistent_load(self, storage: Any) -> Any:
+        return storage  # ("storage", type, file, device, length)
+
+
+def _read_torchscript(path: Path) -> dict[str, Tensor]:
+    with zipfile.ZipFile(path) as archive:
+        root = archive.namelist()[0].partition("/")[0]
+        model = _NamesOnly(io.BytesIO(archive.read(f"{root}/data.pkl"))).load()
+        state = {}
+        for name, (storage, offset, size, stride, *_) in _tensors(model):
+            _, kind, file, _, _ = storage
+            content = bytearray(archive.read(f"{root}/data/{file}"))  # checks the CRC
+            values = torch.frombuffer(content, dtype=DTYPES[kind.__name__])
+            state[name] = values.as_strided(size, stride, offset)
+    return {name: tensor for name, tensor in state.items() if name not in NO_WEIGHTS}
+
+
+def _tensors(module: _Named, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the tensors under a module: names as in a state dict, and how to rebuild them."""
+    for name, value in vars(module).items():
+        if type(value).__name__ == "_rebuild_tensor_v2":
+            yield prefix + name, value.given
+        elif isinstance(value, _Named):
+            yield from _tensors(value, f"{prefix}{name}.")
 
 
 def _set_image_size(visual: ModifiedResNet | VisionTransformer, image_size: int) -> None:
@@ -105,4 +157,6 @@ def _first_line(error: Exception) -> str:
     # PyTorch heads its list of mismatches with a line that names none.
     if len(lines) > 1 and lines[0].endswith(":"):
         lines = lines[1:]
-    return lines[0][:200].rstrip(".") if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    return textwrap.shorten(lines[0].split(". ")[0].rstrip("."), 200, placeholder=" ...")

@@ -115,10 +115,10 @@ def train_one_epoch(run: Run, items: TrainItems, config: Config, device: torch.d
     shown = track(
         batches,
         name=f"{config.experiment} epoch {run.epoch + 1}/{config.train.epochs}",
-        total=total_steps,
-        done=steps * run.epoch,
+        total=total_steps * config.train.batch_size,
+        done=steps * run.epoch * config.train.batch_size,
         unit="items",
-        scale=config.train.batch_size,
+        size=lambda batch: len(batch.image),
         state=lambda: f"loss {losses[-1]:.4f} lr {lr:.2e}",
     )
     for number, batch in enumerate(shown):

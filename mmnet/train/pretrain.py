@@ -96,9 +96,9 @@ def pretrain(
     for step in track(
         range(config.steps),
         name=f"pre-training {tower.architecture}",
-        total=config.steps,
+        total=config.steps * config.batch_size,
         unit="pairs",
-        scale=config.batch_size,
+        size=lambda step: config.batch_size,
         state=lambda: f"loss {losses[-1]:.4f}",
     ):
         for group in optimizer.param_groups:

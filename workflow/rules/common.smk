@@ -51,11 +51,15 @@ OVERRIDES = overrides_between(
 # show after hours of another.
 try:
     PARAMS = load_params(PARAMS_FILE, OVERRIDES)
+    PROFILE = PARAMS.active
+    LAYOUT = Layout(PARAMS.profile)
+    # What each archive is read from: fetched, or a user's own copy.
+    SOURCES = {
+        name: LAYOUT.source(name, PROFILE.data.get(name)) for name in PROFILE.archives
+    }
 except MMNetError as error:
     raise WorkflowError(str(error)) from None
 
-PROFILE = PARAMS.active
-LAYOUT = Layout(PARAMS.profile)
 LOGS = Path("logs") / PARAMS.profile
 DATASETS = list(PROFILE.datasets)
 CAPTIONS = PROFILE.pretrain.captions if PROFILE.pretrain else []
@@ -97,6 +101,15 @@ def local_mirrors(wildcards):
     return files + ([archive.checksums] if archive.checksums else [])
 
 
+def annotations(wildcards):
+    """What a dataset's table is made from."""
+    source = SOURCES[wildcards.dataset]
+    refs = PROFILE.datasets[wildcards.dataset].refs
+    if source.is_dir():
+        return [source / "instances.json", source / f"refs({refs}).p"]
+    return source
+
+
 def towers_from(source):
     """Wildcard constraint: the towers whose weights come from a source; or none."""
     names = [
@@ -113,6 +126,10 @@ def run_inputs(wildcards):
         "images": LAYOUT.manifest,
         **({"weights": weights} if weights else {}),
     }
+
+
+# Of `--resources gpu=1`: one job at a time on the card, where the jobs are on one.
+GPUS = 0 if PROFILE.train.device == "cpu" else 1
 
 
 wildcard_constraints:

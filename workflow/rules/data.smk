@@ -27,8 +27,10 @@ rule fetch_archive:
     conda:
         ENVIRONMENT
     params:
-        source=lambda wildcards: as_json(PROFILE.archives[wildcards.archive]),
-        code=code_version("mmnet.data.download"),
+        # Neither mirrors nor code: the checksum alone says what is fetched.
+        source=lambda wildcards: as_json(
+            PROFILE.archives[wildcards.archive], less={"urls"}
+        ),
     message:
         "Fetching {wildcards.archive}"
     shell:
@@ -37,7 +39,7 @@ rule fetch_archive:
 
 rule prepare_table:
     input:
-        LAYOUT.archive("{dataset}"),
+        annotations,
     output:
         LAYOUT.table("{dataset}"),
     log:
@@ -57,7 +59,7 @@ rule prepare_table:
 
 rule unpack_images:
     input:
-        archive=LAYOUT.archive("train2014"),
+        archive=SOURCES["train2014"],
         tables=[LAYOUT.table(name) for name in DATASETS],
     output:
         LAYOUT.manifest,

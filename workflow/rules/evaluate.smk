@@ -11,7 +11,7 @@ rule predict_masks:
         ENVIRONMENT
     threads: PROFILE.train.threads + PROFILE.train.workers
     resources:
-        gpu=1,
+        gpu=GPUS,
     params:
         evaluate=lambda wildcards: as_json(run_config(wildcards).evaluate),
         code=code_version("mmnet.evaluate.predict"),

@@ -20,3 +20,26 @@ rule write_table1:
         "Writing Table 1"
     shell:
         "mmnet report table1 2>&1 | tee {log}"
+
+
+rule write_data_report:
+    input:
+        [LAYOUT.table(name) for name in DATASETS],
+    output:
+        [RESULTS / f"data.{suffix}" for suffix in ("csv", "md")],
+    log:
+        LOGS / "write_data_report.log",
+    conda:
+        ENVIRONMENT
+    params:
+        profile=PARAMS.profile,
+        label=PROFILE.label,
+        datasets=[
+            (name, dataset.splits, dataset.max_length)
+            for name, dataset in PROFILE.datasets.items()
+        ],
+        code=code_version("mmnet.report.data"),
+    message:
+        "Describing the data"
+    shell:
+        "mmnet report data 2>&1 | tee {log}"

@@ -33,7 +33,9 @@ rule download_clip:
     conda:
         ENVIRONMENT
     params:
-        tower=lambda wildcards: as_json(PROFILE.towers[wildcards.tower], less={"label"}),
+        source=lambda wildcards: as_json(
+            PROFILE.weights[wildcards.tower], less={"urls"}
+        ),
     message:
         "Fetching OpenAI's CLIP for {wildcards.tower}"
     shell:
@@ -54,7 +56,7 @@ rule train_mmnet:
         ENVIRONMENT
     threads: PROFILE.train.threads + PROFILE.train.workers
     resources:
-        gpu=1,
+        gpu=GPUS,
     params:
         config=lambda wildcards: json.dumps(run_config(wildcards).identity()),
         code=code_version("mmnet.train.loop"),
