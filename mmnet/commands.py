@@ -233,6 +233,7 @@ def train(arguments: argparse.Namespace) -> None:
         config,
         table=layout.table(config.dataset_name),
         images=layout.images,
+        manifest=layout.manifest,
         weights=layout.weights(config.tower_name, config.tower),
         folder=layout.run(config.experiment, config.seed),
         device=_device(arguments.device, config.train),

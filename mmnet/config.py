@@ -25,6 +25,7 @@ ArchiveName = Literal["refcoco", "refcoco+", "refcocog", "train2014"]
 SplitName = Literal["train", "val", "test", "testA", "testB"]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
 """auto: a GPU if there is one. Results are the same bytes on one kind of device only."""
+Url = Annotated[str, Field(pattern=r"^(https?://[^/]+/|file:).+$")]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
 """Names become folders and wildcards, so they are kept plain."""
 
@@ -49,7 +50,7 @@ class Strict(BaseModel):
 class SourceConfig(Strict):
     """Where one file lies, and how to know that it is the right one."""
 
-    urls: Annotated[list[str], Field(min_length=1)]
+    urls: Annotated[list[Url], Field(min_length=1)]
     """Mirrors, tried in order: http(s): or file:PATH, a path relative to the repository root."""
     bytes: PositiveInt | None = None
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
@@ -133,7 +134,7 @@ class TowerConfig(Strict):
 
     architecture: Annotated[str, AfterValidator(known_architecture)]
     """Name of an open_clip model. OpenAI's weights need the -quickgelu ones."""
-    pretrained: str
+    pretrained: Annotated[str, Field(min_length=1)]
     """openai: OpenAI's weights. captions: trained here, by the rule pretrain_clip.
     none: random. Anything else: path of a weights file."""
     label: str
@@ -214,7 +215,7 @@ class ProfileConfig(Strict):
     """How captions name this profile's data."""
     shapes: ShapesConfig | None
     archives: dict[ArchiveName, SourceConfig]
-    data: dict[ArchiveName, str | None]
+    data: dict[ArchiveName, Annotated[str, Field(min_length=1)] | None]
     """Local copies, read where they lie: a zip, or the folder that it unpacks to. null: fetched."""
     weights: dict[Name, SourceConfig]
     """OpenAI's files of the towers that start from them."""

@@ -40,21 +40,33 @@ class Layout:
         """Where a fetched archive lies."""
         return self.data / "archives" / f"{name}.zip"
 
+    @staticmethod
+    def fetched(path: Path) -> Path:
+        """A fetched file's SHA-256, standing for it in the rules: they must not delete the file."""
+        return path.with_name(f"{path.name}.sha256")
+
     def source(self, name: str, local: str | None) -> Path:
         """What to read: the fetched archive, or a user's own copy, a zip or a folder.
 
         Raises:
-            ConfigError: the user's copy does not exist.
+            ConfigError: the user's copy does not exist, or may not be read.
         """
         if local is None:
             return self.archive(name)
-        path = Path(local).expanduser()
-        if not path.exists():
-            raise ConfigError(
-                f"params.yaml: profiles.{self.profile}.data.{name}: {path} does not exist. "
-                "Name the zip or the folder it unpacks to, or null to have it fetched."
-            )
+        path = self._existing(local, f"data.{name}", "the zip or the folder it unpacks to, or null")
         return path / name if (path / name).is_dir() else path
+
+    def _existing(self, local: str, key: str, name: str) -> Path:
+        where = f"params.yaml: profiles.{self.profile}.{key}"
+        try:
+            path = Path(local).expanduser()
+            path.stat()
+            if path.is_dir():
+                list(path.iterdir())
+        except (OSError, RuntimeError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise ConfigError(f"{where}: {local}: {reason}. Name {name}.") from None
+        return path
 
     def table(self, dataset: str) -> Path:
         return self.data / f"{dataset}.parquet"
@@ -63,12 +75,17 @@ class Layout:
         return Path("clip") / self.profile / f"{tower}.pt"
 
     def weights(self, tower: str, config: TowerConfig) -> Path | None:
-        """The file a tower starts from."""
+        """The file a tower starts from.
+
+        Raises:
+            ConfigError: it is the user's, and does not exist.
+        """
         if config.pretrained == "none":
             return None
         if config.pretrained in ("openai", "captions"):
             return self.clip(tower)
-        return Path(config.pretrained)
+        choices = "openai, captions, none, or the path of a weights file"
+        return self._existing(config.pretrained, f"towers.{tower}.pretrained", choices)
 
     def run(self, experiment: str, seed: int | str) -> Path:
         return Path("runs") / self.profile / experiment / f"seed{seed}"

@@ -332,6 +332,8 @@ def test_a_tower_of_openais_needs_the_source_of_its_weights() -> None:
 @pytest.mark.parametrize(
     ("override", "advice"),
     [
+        ("profiles.paper.data.train2014=''", "should have at least 1 character"),
+        ("profiles.paper.archives.refcoco.urls=[ftp://x/y]", "should match pattern"),
         ("profiles.paper.data.train2015=/x", "data.train2015 is 'train2015': must be one of"),
         ("profiles.paper.datasets.refcoco.counts.vall={}", "Did you mean val?"),
         ("profiles.paper.datasets.refcoco.counts.val.ref=1", "is unknown. Did you mean refs?"),

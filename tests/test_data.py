@@ -598,9 +598,43 @@ def test_a_users_images_are_never_replaced_by_links_to_themselves(
     (tmp_path / "link").symlink_to(mine)
     before = sorted(mine.iterdir())
     for folder in (mine, tmp_path / "images", tmp_path / "link"):
-        with pytest.raises(DataError, match=r"is where the links to it would go\. Move it"):
+        with pytest.raises(
+            DataError, match=r"(is where the links to it would go|in the way).*Move"
+        ):
             unpack_images(mine, tables=[tiny.table], folder=folder, manifest=tmp_path / "m.tsv")
         assert sorted(mine.iterdir()) == before
+
+
+def test_what_is_no_image_of_ours_is_not_deleted_with_them(tiny: Tiny, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    (folder / "mine").mkdir(parents=True)
+    own = as_folder(Path(shutil.copy(tiny.archives["train2014"], tmp_path)))
+    for archive in (tiny.archives["train2014"], own):
+        with pytest.raises(DataError, match=r"images/mine: is in the way: .* Move it elsewhere"):
+            unpack_images(archive, tables=[tiny.table], folder=folder, manifest=tmp_path / "m.tsv")
+        assert (folder / "mine").is_dir()
+
+
+def test_good_images_stay_where_the_new_archive_lacks_some(tiny: Tiny, tmp_path: Path) -> None:
+    folder, manifest = tmp_path / "images", tmp_path / "images.tsv"
+    unpack_images(tiny.archives["train2014"], tables=[tiny.table], folder=folder, manifest=manifest)
+    before = sorted(folder.iterdir())
+    own = tmp_path / "own"
+    shutil.copytree(folder, own)
+    next(own.iterdir()).unlink()
+    with pytest.raises(DataError, match=r"own: lacks 1 images that the refs name"):
+        unpack_images(own, tables=[tiny.table], folder=folder, manifest=manifest)
+    assert sorted(folder.iterdir()) == before
+
+
+def test_half_a_character_is_one_line(tmp_path: Path) -> None:
+    instances, refs = archive_values()
+    refs[0]["sentences"][0]["sent"] = "\ud800 left"
+    members = {
+        "refcoco/instances.json": json.dumps(instances).encode(),
+        "refcoco/refs(unc).p": pickle.dumps(refs, protocol=2),
+    }
+    assert "a sentence is no text" in refusal_to_prepare(write_archive(tmp_path, members))
 
 
 def test_the_commands_read_a_users_own_folders(

@@ -26,7 +26,7 @@ from mmnet import progress
 from mmnet.__main__ import main
 from mmnet.config import SourceConfig
 from mmnet.data import download, transfer
-from mmnet.data.download import fetch, verify_placed
+from mmnet.data.download import fetch, provide, verify_placed
 from mmnet.errors import DataError, MMNetError
 
 CONTENT = random.Random(0).randbytes(5000)
@@ -364,7 +364,6 @@ def test_no_true_mirror_is_one_line_that_names_each_and_the_cure(
         mirror.serves(status(404), at="/missing"),
         mirror.serves(part_of(OTHER), at="/wrong"),
         "http://127.0.0.1:9/a.zip",
-        "ftp://nowhere/a.zip",
         f"file:{tmp_path}/none.zip",
     ]
     with pytest.raises(DataError) as caught:
@@ -607,13 +606,13 @@ def test_checksums_beside_a_mirror_vouch_for_its_files(tmp_path: Path) -> None:
     assert verify_placed(archive, tmp_path / "new.zip") == SHA256
 
 
-def test_where_an_md5_is_pinned_the_sha256_is_recorded_and_believed_later(
+def test_the_sha256_is_recorded_and_where_an_md5_is_pinned_believed_later(
     mirror: Mirror, tmp_path: Path
 ) -> None:
     source = SourceConfig(urls=[mirror.serves(whole)], md5=MD5)
     path, record = tmp_path / "a.zip", tmp_path / "a.zip.sha256"
     record.write_text(f"{'0' * 64}  a.zip\n")  # of a file that is no more
-    fetch(source, path)
+    provide(source, path, cure="")
     assert names(tmp_path) == ["a.zip", "a.zip.sha256"]
     assert record.read_text() == f"{SHA256}  a.zip\n"
     if shutil.which("sha256sum"):
@@ -649,7 +648,7 @@ def test_a_file_that_cannot_be_read_is_one_line(
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(DataError, match=r"a\.zip: cannot be read: Permission denied\. Delete"):
+    with pytest.raises(MMNetError, match=r"a\.zip: cannot be read: Permission denied\. Mend"):
         verify_placed(unsized("file:a.zip"), tmp_path / "a.zip")
 
 
@@ -753,7 +752,10 @@ def test_download_fetches_all_but_local_copies_and_the_second_time_nothing(
     code, output, error = run(capsys, "download", *COPY)
     assert (code, output) == (0, [])
     assert mirror.asked == [(f"/{name}.zip", 0) for name in NO_COPY]
-    assert names(project / "data/mini/archives") == sorted(f"{name}.zip" for name in NO_COPY)
+    zips = [f"{name}.zip" for name in NO_COPY]
+    assert names(project / "data/mini/archives") == sorted(
+        [*zips, *(f"{name}.sha256" for name in zips)]
+    )
     skipped = "train2014: not fetched, since profiles.mini.data.train2014 names your copy, mine\n"
     assert skipped in error
     code, _, error = run(capsys, "download", *COPY)
@@ -850,8 +852,8 @@ def test_check_fails_on_wrong_files_after_it_has_named_them_all(
     assert output == [
         f"data/mini/archives/refcoco.zip: {is_wrong} Fetch it again: mmnet download refcoco.",
         "data/mini/archives/refcoco+.zip: not there",
-        "params.yaml: profiles.mini.data.refcocog: nowhere does not exist. Name the zip or the "
-        "folder it unpacks to, or null to have it fetched.",
+        "params.yaml: profiles.mini.data.refcocog: nowhere: No such file or directory. Name the "
+        "zip or the folder it unpacks to, or null.",
         f"mine: {is_wrong} Mend it, or profiles.mini.data.train2014 in params.yaml.",
         f"clip/mini/vit_b.pt: {is_wrong} Fetch it again: mmnet download-clip vit_b.",
     ]

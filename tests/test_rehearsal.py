@@ -122,7 +122,12 @@ def point_at_mirror(
             path = root / f"{tower}.pt"
             write_openai_file(paper["towers"][tower]["architecture"], path, seed=number)
             urls = [f"{address}/dead/{tower}.pt", f"{address}/{tower}.pt"]
-            paper["weights"][tower].update(urls=urls, sha256=digest(path, "sha256"))
+            size = path.stat().st_size
+            paper["weights"][tower] = {
+                "urls": urls,
+                "bytes": size,
+                "sha256": digest(path, "sha256"),
+            }
         paper["train"]["epochs"] = 1
         return {name: tower["architecture"] for name, tower in paper["towers"].items()}
 
@@ -229,5 +234,5 @@ def test_a_copy_that_does_not_exist_is_refused_before_any_job(tmp_path: Path) ->
     result = snakemake(folder, "-n", "results/table1.tex", "--config", "profile=paper", data)
     assert result.returncode != 0
     output = result.stdout + result.stderr
-    assert "profiles.paper.data.train2014: /nowhere/train2014.zip does not exist" in output
+    assert "profiles.paper.data.train2014: /nowhere/train2014.zip: No such file" in output
     assert "Traceback" not in output

@@ -62,6 +62,7 @@ def fit(tiny: Any, folder: Path, config: Config | None = None) -> Path:
         config or tiny.config,
         table=tiny.table,
         images=tiny.images,
+        manifest=tiny.images.with_suffix(".tsv"),
         weights=None,
         folder=folder,
         device=CPU,
@@ -99,7 +100,8 @@ def test_run_killed_midway_ends_with_the_bytes_of_an_undisturbed_one(
         "import sys, torch; from pathlib import Path; from mmnet.config import Config;"
         "from mmnet.train.loop import fit; a = sys.argv;"
         "fit(Config.model_validate_json(a[1]), table=Path(a[2]), images=Path(a[3]),"
-        " weights=None, folder=Path(a[4]), device=torch.device('cpu'))"
+        " manifest=Path(a[3] + '.tsv'), weights=None, folder=Path(a[4]),"
+        " device=torch.device('cpu'))"
     )
     config = tiny.config.model_copy(
         update={"train": tiny.config.train.model_copy(update={"epochs": 5})}
@@ -274,3 +276,27 @@ def test_weights_of_another_tower_are_refused(tiny: Any, tmp_path: Path) -> None
     torch.save(load_clip("mini-vit-l", weights=None).state_dict(), tmp_path / "l.pt")
     with pytest.raises(CheckpointError, match="holds no mini-vit-b"):
         load_clip("mini-vit-b", weights=tmp_path / "l.pt")
+
+
+def test_other_images_are_another_run(
+    tiny: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = tmp_path / "images.tsv"
+    manifest.write_bytes(tiny.images.with_suffix(".tsv").read_bytes())
+
+    def train() -> str:
+        loop.fit(
+            tiny.config,
+            table=tiny.table,
+            images=tiny.images,
+            manifest=manifest,
+            weights=None,
+            folder=tmp_path / "run",
+            device=CPU,
+        )
+        return capsys.readouterr().err
+
+    assert "epoch 1/2" in train()
+    assert "this very run is finished" in train()
+    manifest.write_text(manifest.read_text().replace("\t", "\t1", 1))
+    assert "epoch 1/2" in train()

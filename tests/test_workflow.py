@@ -1,5 +1,6 @@
 """The rules: planned for both profiles, run end to end on a cut-down mini, rerun only where due."""
 
+import hashlib
 import os
 import re
 import shutil
@@ -198,9 +199,53 @@ def test_changed_label_trains_nothing(clone: Path) -> None:
 def test_archive_put_in_place_by_hand_is_verified(clone: Path) -> None:
     archive = clone / "data" / "mini" / "archives" / "refcoco.zip"
     archive.write_bytes(b"junk")
+    (clone / "data" / "mini" / "refcoco.parquet").unlink()
     result = snakemake(clone, "--cores", "1", "data/mini/refcoco.parquet")
     assert result.returncode != 0
     assert "refcoco.zip: sha256 is" in result.stdout + result.stderr
+
+
+def test_archives_that_are_there_are_neither_fetched_again_nor_deleted(clone: Path) -> None:
+    archives = clone / "data" / "mini" / "archives"
+    before = {path.name: path.stat().st_mtime_ns for path in archives.glob("*.zip")}
+    with edited_params(clone) as params:
+        source = params["profiles"]["mini"]["archives"]["refcoco"]
+        digest = hashlib.sha256((archives / "refcoco.zip").read_bytes()).hexdigest()
+        params["profiles"]["mini"]["archives"]["refcoco"] = {
+            "urls": source["urls"],
+            "sha256": digest,
+        }
+    for mirror in (clone / "data" / "mini" / "mirror").iterdir():
+        mirror.touch()
+    target = "data/mini/archives/refcoco.zip.sha256"
+    for arguments in ([target], ["--forcerun", "fetch_archive", "--", target]):
+        result = snakemake(clone, "--cores", "1", *arguments)
+        assert result.returncode == 0, result.stderr
+        assert "refcoco.zip: there already" in result.stdout + result.stderr
+    assert before == {path.name: path.stat().st_mtime_ns for path in archives.glob("*.zip")}
+    assert planned(snakemake(clone, "-n", "results/table1.tex")) == {}
+
+
+def test_an_archive_put_in_place_after_a_killed_download_is_kept(tmp_path: Path) -> None:
+    folder = copy_project(tmp_path)
+    archive = folder / "data" / "mini" / "archives" / "refcoco.zip"
+    with edited_params(folder) as params:
+        source = params["profiles"]["mini"]["archives"]["refcoco"]
+        source["urls"] = ["http://127.0.0.1:9/refcoco.zip"]
+        del source["checksums"]
+        source["sha256"] = hashlib.sha256(b"placed").hexdigest()
+        params["profiles"]["mini"]["shapes"] = None
+    target = "data/mini/archives/refcoco.zip.sha256"
+    failed = snakemake(folder, "--cores", "1", target)
+    assert failed.returncode != 0
+    assert (
+        f"put the file at {archive.relative_to(folder)}" in (failed.stdout + failed.stderr).lower()
+    )
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    archive.write_bytes(b"placed")
+    result = snakemake(folder, "--cores", "1", "--forceall", target)
+    assert result.returncode == 0, result.stderr
+    assert archive.read_bytes() == b"placed"
 
 
 def test_changed_seeds_train_the_new_seed_alone(clone: Path) -> None:
@@ -227,6 +272,7 @@ def test_code_edit_reruns_what_uses_it(clone: Path) -> None:
 def test_damaged_archive_fails_its_rule_and_says_why(clone: Path) -> None:
     mirror = clone / "data" / "mini" / "mirror" / "refcoco.zip"
     mirror.write_bytes(mirror.read_bytes()[:-1])
+    (clone / "data" / "mini" / "archives" / "refcoco.zip").unlink()
     result = snakemake(clone, "--cores", "1", "data/mini/refcoco.parquet")
     assert result.returncode != 0
     assert "sha256 is" in result.stdout + result.stderr
@@ -271,13 +317,15 @@ def test_conda_on_the_path_is_used_for_the_jobs(tmp_path: Path) -> None:
     path = os.pathsep.join(
         [str(stand_in.parent), str(Path(sys.executable).parent), "/usr/bin", "/bin"]
     )
-    result = snakemake(folder, "--cores", "1", "--", "data/mini/archives/refcoco.zip", path=path)
+    result = snakemake(
+        folder, "--cores", "1", "--", "data/mini/archives/refcoco.zip.sha256", path=path
+    )
     assert result.returncode == 0, result.stderr
     assert "env create" in calls.read_text()
     assert (folder / "data" / "mini" / "archives" / "refcoco.zip").exists()
 
 
 def test_without_conda_the_same_command_works_and_says_so(tmp_path: Path) -> None:
-    result = snakemake(copy_project(tmp_path), "-n", "data/mini/archives/refcoco.zip")
+    result = snakemake(copy_project(tmp_path), "-n", "data/mini/archives/refcoco.zip.sha256")
     assert planned(result) == {"draw_shapes": 1, "fetch_archive": 1}
     assert "No conda on the PATH" in result.stdout + result.stderr

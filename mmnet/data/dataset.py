@@ -1,5 +1,6 @@
 """Rows of a prepared table and their images, as tensors."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -221,7 +222,8 @@ def read(items: Dataset[Any], *, batch_size: int | None, workers: int) -> Iterat
         items,
         batch_size=batch_size,
         drop_last=batch_size is not None,
-        num_workers=workers,
+        # Items do not depend on it, and more than there are cores would only wait.
+        num_workers=min(workers, len(os.sched_getaffinity(0))),
         collate_fn=collate,
     )
     try:

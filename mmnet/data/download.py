@@ -8,16 +8,18 @@ from pathlib import Path
 
 from mmnet.config import SourceConfig
 from mmnet.data.transfer import file_name, size_of, transfer
-from mmnet.errors import DataError
+from mmnet.errors import DataError, MMNetError
 from mmnet.files import atomic_write, locked, writing
+from mmnet.layout import Layout
 from mmnet.progress import readable, say, track
 
 CHUNK = 1 << 20
 LONG = 10**9  # bytes; to verify more takes so long that its progress is shown
 
 
-def fetch(source: SourceConfig, path: Path, *, cure: str | None = None) -> None:
-    """Place a verified copy of the file at `path`, from the first mirror that has it.
+def fetch(source: SourceConfig, path: Path, *, cure: str | None = None) -> str:
+    """Place a verified copy of the file at `path`, from the first mirror that has it; return
+    its SHA-256.
 
     What has come of it lies in a dot-file beside `path`: an interrupted fetch goes on from there,
     in another process too, and from another mirror. `cure` says what else one can do.
@@ -26,7 +28,7 @@ def fetch(source: SourceConfig, path: Path, *, cure: str | None = None) -> None:
         DataError: no mirror has it; the line says what was wrong with each.
         MMNetError: the disk is full, or another process fetches this very file.
     """
-    part = path.with_name(f".{path.name}.part")
+    part = _part(path)
     faults = []
     with locked(path), writing(path):
         for number, url in enumerate(source.urls, start=1):
@@ -37,14 +39,11 @@ def fetch(source: SourceConfig, path: Path, *, cure: str | None = None) -> None:
                 if number < len(source.urls):
                     say(f"{error} Next mirror: {source.urls[number]}")
                 continue
-            if source.md5:
-                with atomic_write(_recorded(path)) as file:
-                    file.write(f"{sha256}  {path.name}\n")
             with part.open("rb") as whole:
                 os.fsync(whole.fileno())
             part.replace(path)
             say(f"{path}: {readable(path.stat().st_size)}, sha256 {sha256}")
-            return
+            return sha256
         if not size_of(part):
             part.unlink(missing_ok=True)
     put = f"the file at {path} yourself, or {cure or 'mend profiles.*.archives in params.yaml'}."
@@ -59,6 +58,7 @@ def verify(source: SourceConfig, path: Path, *, name: str) -> str:
 
     Raises:
         DataError: they differ; `name` says of what.
+        MMNetError: the file may not be read.
     """
     algorithm = "md5" if source.md5 else "sha256"
     expected = source.md5 or source.sha256 or _published(source)
@@ -68,7 +68,9 @@ def verify(source: SourceConfig, path: Path, *, name: str) -> str:
             raise DataError(f"{name}: has {size} bytes, expected {source.bytes}.")
         found = _checksums(path, {algorithm, "sha256"}, name)
     except OSError as error:
-        raise DataError(f"{name}: cannot be read: {error.strerror}.") from None
+        raise MMNetError(
+            f"{name}: cannot be read: {error.strerror}. Mend its permissions, then run again."
+        ) from None
     if found[algorithm] != expected:
         raise DataError(f"{name}: {algorithm} is {found[algorithm]}, expected {expected}.")
     return found["sha256"]
@@ -85,7 +87,7 @@ def verify_placed(source: SourceConfig, path: Path, *, cure: str | None = None) 
     must_exist(path, cure)
     try:
         sha256 = verify(source, path, name=str(path))
-        sums = _recorded(path)
+        sums = Layout.fetched(path)
         recorded = _sums(sums).get(path.name) if source.md5 and sums.is_file() else None
         if recorded not in (None, sha256):
             raise DataError(f"{path}: sha256 is {sha256}, {sums.name} has {recorded}.")
@@ -95,16 +97,17 @@ def verify_placed(source: SourceConfig, path: Path, *, cure: str | None = None) 
 
 
 def provide(source: SourceConfig, path: Path, *, cure: str) -> None:
-    """As `fetch`, unless the right file is there already."""
+    """As `fetch`, unless the right file is there already; its SHA-256 is written beside it."""
+    sha256 = None
     if path.is_file():
         try:
             sha256 = verify_placed(source, path, cure="Fetching it again.")
+            say(f"{path}: there already, sha256 {sha256}")
         except DataError as error:
             say(str(error))
-        else:
-            say(f"{path}: there already, sha256 {sha256}")
-            return
-    fetch(source, path, cure=cure)
+    sha256 = sha256 or fetch(source, path, cure=cure)
+    with atomic_write(Layout.fetched(path)) as file:
+        file.write(f"{sha256}  {path.name}\n")
 
 
 def check(source: SourceConfig, path: Path, *, cure: str) -> str:
@@ -116,7 +119,8 @@ def check(source: SourceConfig, path: Path, *, cure: str) -> str:
     if path.is_dir():
         return f"{path}: there; a folder, which nothing can verify"
     if not path.exists():
-        return f"{path}: not there"
+        has = size_of(_part(path))
+        return f"{path}: not there" + (f"; {readable(has)} of it are, to go on from" if has else "")
     return f"{path}: right, sha256 {verify_placed(source, path, cure=cure)}"
 
 
@@ -124,6 +128,10 @@ def must_exist(archive: Path, cure: str | None = None) -> None:
     if not archive.is_file():
         cure = cure or f"Fetch it first: mmnet download {archive.stem}."
         raise DataError(f"{archive}: not found. {cure}")
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(f".{path.name}.part")
 
 
 def _fetch_from(url: str, source: SourceConfig, part: Path) -> str:
@@ -169,7 +177,3 @@ def _sums(path: Path) -> dict[str, str]:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error}).") from None
     return {name: digest for digest, name in re.findall(r"^([0-9a-f]{64}) [ *](.+)$", text, re.M)}
-
-
-def _recorded(path: Path) -> Path:
-    return path.with_name(f"{path.name}.sha256")

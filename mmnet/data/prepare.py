@@ -11,6 +11,7 @@ from zipfile import ZipFile
 import pandas as pd
 
 from mmnet.config import DatasetConfig
+from mmnet.data.download import must_exist
 from mmnet.data.refer import Notes, build_table, parse_instances, parse_refs, read_table
 from mmnet.data.unpack import unpack
 from mmnet.errors import DataError
@@ -68,6 +69,10 @@ def _build(name: str, dataset: DatasetConfig, archive: Path, notes: Notes) -> pd
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{archive}: a ref or annotation lacks or garbles {error}. Fetch it again."
+        ) from None
+    except UnicodeEncodeError as error:  # half a character
+        raise DataError(
+            f"{archive}: a sentence is no text ({error.reason}). Fetch it again."
         ) from None
 
 
@@ -127,6 +132,15 @@ def unpack_images(archive: Path, *, tables: list[Path], folder: Path, manifest: 
         DataError: the archive lacks some, or is not what it should be.
     """
     wanted = {file for table in tables for file in read_table(table)["file"]}
+    sizes = _sizes(archive, wanted)
+    missing = sorted(name for name in wanted if not sizes.get(name))
+    if missing:
+        raise DataError(
+            f"{archive}: lacks {len(missing)} images that the refs name, or has them empty, the "
+            f"first {missing[0]}. "
+            + ("Add them." if archive.is_dir() else "Fetch the archive again.")
+        )
+    _check_ours(folder)
     if archive.is_dir():
         _link(archive.resolve(), folder, wanted)
     else:
@@ -136,22 +150,38 @@ def unpack_images(archive: Path, *, tables: list[Path], folder: Path, manifest: 
             members=lambda member: PurePosixPath(member).name in wanted,
             max_bytes=MAX_IMAGES,
         )
-    sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
-    missing = sorted(name for name in wanted if not sizes.get(name))
-    if missing:
-        raise DataError(
-            f"{archive}: lacks {len(missing)} images that the refs name, or has them empty, the "
-            f"first {missing[0]}. "
-            + ("Add them." if archive.is_dir() else "Fetch the archive again.")
-        )
     with atomic_write(manifest) as file:
-        file.writelines(f"{name}\t{sizes[name]}\n" for name in sorted(sizes))
-    return len(sizes)
+        file.writelines(f"{name}\t{sizes[name]}\n" for name in sorted(wanted))
+    return len(wanted)
+
+
+def _sizes(archive: Path, wanted: set[str]) -> dict[str, int]:
+    """Return the bytes of the wanted files that there are."""
+    if archive.is_dir():
+        paths = [archive / name for name in wanted]
+        return {path.name: path.stat().st_size for path in paths if path.is_file()}
+    must_exist(archive)
+    try:
+        with ZipFile(archive) as members:
+            return {PurePosixPath(m.filename).name: m.file_size for m in members.infolist()}
+    except Exception as error:  # a damaged zip can raise nearly anything
+        raise DataError(f"{archive}: damaged or not a zip ({error}). Fetch it again.") from None
+
+
+def _check_ours(folder: Path) -> None:
+    """Refuse to write anew a folder in which somebody keeps something else."""
+    others = [folder] if folder.is_symlink() or folder.is_file() else []
+    others += [path for path in folder.glob("*") if path.is_dir() and not others]
+    if others:
+        raise DataError(
+            f"{others[0]}: is in the way: {folder} is deleted and written anew. Move it elsewhere; "
+            "profiles.*.data.train2014 in params.yaml may name its new place."
+        )
 
 
 def _link(source: Path, folder: Path, names: set[str]) -> None:
     """Fill `folder` with links to files of `source`; it appears whole or not at all."""
-    if folder.resolve() in (source, *source.parents):
+    if source.is_relative_to(folder.resolve()):
         raise DataError(
             f"{source}: is where the links to it would go. Move it, and name its new place in "
             "profiles.*.data.train2014 in params.yaml."

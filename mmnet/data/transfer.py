@@ -27,8 +27,8 @@ CHUNK = 1 << 17
 def transfer(url: str, part: Path, expected: int | None) -> bool:
     """Complete `part`; return whether all of it came from this mirror, in this call.
 
-    A connection that breaks or stalls is taken up where it was. What `part` has stays there
-    whatever happens, unless the mirror sends more than the `expected` bytes.
+    A connection that breaks or stalls is taken up where it was, and what has come stays in `part`
+    for the next mirror; a mirror that can only start from zero writes over it.
 
     Raises:
         DataError: the mirror does not have the file, or has another size of it, or is not to be

@@ -52,6 +52,7 @@ def fit(
     *,
     table: Path,
     images: Path,
+    manifest: Path,
     weights: Path | None,
     folder: Path,
     device: torch.device,
@@ -74,6 +75,7 @@ def fit(
         identity = {
             "config": config.identity(),
             "table": checksum(table),
+            "images": checksum(manifest),
             "weights": checksum(weights) if weights else None,
             "code": code_version(__name__),
         }

@@ -14,7 +14,7 @@ sys.path.insert(0, workflow.basedir)
 
 from mmnet.code_version import code_version
 from mmnet.config import load_params
-from mmnet.errors import MMNetError
+from mmnet.errors import ConfigError, MMNetError
 from mmnet.layout import RESULTS, Layout
 from mmnet.overrides import overrides_between
 
@@ -57,6 +57,15 @@ try:
     SOURCES = {
         name: LAYOUT.source(name, PROFILE.data.get(name)) for name in PROFILE.archives
     }
+    for tower, values in PROFILE.towers.items():
+        LAYOUT.weights(tower, values)
+    for name, dataset in PROFILE.datasets.items():
+        for file in ("instances.json", f"refs({dataset.refs}).p"):
+            if SOURCES[name].is_dir() and not (SOURCES[name] / file).is_file():
+                raise ConfigError(
+                    f"params.yaml: profiles.{PARAMS.profile}.data.{name}: {SOURCES[name]} lacks "
+                    f"{file}. Add it, or name another copy, or null to have it fetched."
+                )
 except MMNetError as error:
     raise WorkflowError(str(error)) from None
 
@@ -92,8 +101,10 @@ def runs_of(table):
     ]
 
 
-def local_mirrors(wildcards):
-    """Files that a download reads from this machine: the procedural archives, or a user's own."""
+def drawn_archives(wildcards):
+    """Where the archives are procedural, what is drawn before it can be fetched."""
+    if not PROFILE.shapes:
+        return []
     archive = PROFILE.archives[wildcards.archive]
     files = [
         url.removeprefix("file:") for url in archive.urls if url.startswith("file:")
@@ -101,12 +112,19 @@ def local_mirrors(wildcards):
     return files + ([archive.checksums] if archive.checksums else [])
 
 
-def annotations(wildcards):
-    """What a dataset's table is made from."""
-    source = SOURCES[wildcards.dataset]
-    refs = PROFILE.datasets[wildcards.dataset].refs
-    if source.is_dir():
-        return [source / "instances.json", source / f"refs({refs}).p"]
+def archive_input(name):
+    """What stands for an archive in the rules: a fetched one's checksum, or the user's own copy.
+
+    Snakemake deletes a rule's outputs before it runs: no archive is one.
+    """
+    if PROFILE.data.get(name) is None:
+        return LAYOUT.fetched(LAYOUT.archive(name))
+    source = SOURCES[name]
+    if source.is_dir() and name in DATASETS:
+        return [
+            source / "instances.json",
+            source / f"refs({PROFILE.datasets[name].refs}).p",
+        ]
     return source
 
 
@@ -121,6 +139,8 @@ def towers_from(source):
 def run_inputs(wildcards):
     config = run_config(wildcards)
     weights = LAYOUT.weights(config.tower_name, config.tower)
+    if config.tower.pretrained == "openai":
+        weights = LAYOUT.fetched(weights)
     return {
         "table": LAYOUT.table(config.dataset_name),
         "images": LAYOUT.manifest,

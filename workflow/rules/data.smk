@@ -19,9 +19,9 @@ if PROFILE.shapes:
 
 rule fetch_archive:
     input:
-        local_mirrors,
+        drawn_archives,
     output:
-        LAYOUT.archive("{archive}"),
+        LAYOUT.fetched(LAYOUT.archive("{archive}")),
     log:
         LOGS / "fetch_archive" / "{archive}.log",
     conda:
@@ -39,7 +39,7 @@ rule fetch_archive:
 
 rule prepare_table:
     input:
-        annotations,
+        lambda wildcards: archive_input(wildcards.dataset),
     output:
         LAYOUT.table("{dataset}"),
     log:
@@ -59,7 +59,7 @@ rule prepare_table:
 
 rule unpack_images:
     input:
-        archive=SOURCES["train2014"],
+        archive=archive_input("train2014"),
         tables=[LAYOUT.table(name) for name in DATASETS],
     output:
         LAYOUT.manifest,

@@ -25,7 +25,7 @@ rule pretrain_clip:
 
 rule download_clip:
     output:
-        LAYOUT.clip("{tower}"),
+        LAYOUT.fetched(LAYOUT.clip("{tower}")),
     log:
         LOGS / "download_clip" / "{tower}.log",
     wildcard_constraints:
