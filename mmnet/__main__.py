@@ -1,4 +1,4 @@
-"""The command line: what it takes. `mmnet COMMAND --help` says more; commands.py does it."""
+"""The command line: what it takes. (commands.py and data_commands.py do it.)"""
 
 import argparse
 import sys
@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mmnet import commands
+from mmnet import commands, data_commands
 from mmnet.errors import MMNetError
+from mmnet.report.runs import TABLES
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -31,11 +32,12 @@ def _parser() -> argparse.ArgumentParser:
         description="MMNet: Multi-Mask Network for Referring Image Segmentation, from raw data to "
         "its tables. The Snakefile calls these commands in order; each can be called by hand.",
     )
+    runs = {**vars(data_commands), **vars(commands)}
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def add(name: str, text: str) -> Any:
         command = subparsers.add_parser(name, help=text, description=text)
-        command.set_defaults(run=getattr(commands, name.replace("-", "_")))
+        command.set_defaults(run=runs[name.replace("-", "_")])
         command.add_argument(
             "--params", type=Path, default=Path("params.yaml"), metavar="FILE", help="%(default)s"
         )
@@ -86,8 +88,37 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_device(command)
     add_run("evaluate", "Score the rows that predict wrote: mIoU, oIoU, Pr@X.")
-    command = add("report", "Write a table: of runs' scores, or of what the data hold.")
-    command.add_argument("table", metavar="TABLE", choices=["table1", "data"], help="table1, data")
+    command = add("report", "Write a table: of runs' scores, of what the data hold, of claims.")
+    command.add_argument(
+        "table",
+        metavar="TABLE",
+        choices=[*TABLES, "data", "claims", "parameters"],
+        help="%(choices)s",
+    )
+    command = add("plan", "Print the runs of tables: FLOPs, GPU hours, memory and disk.")
+    command.add_argument(
+        "tables", metavar="TABLE", nargs="*", help=f"{', '.join(TABLES)}; default: all"
+    )
+    command.add_argument(
+        "--tflops",
+        type=float,
+        default=40.0,
+        metavar="RATE",
+        help="TFLOP/s that the GPU sustains, an assumption; default: %(default)g",
+    )
+    command = add_run(
+        "examples", "Write what Figure 5 shows of a run and of its twin without MMP: masks."
+    )
+    add_device(command)
+    command = add_run(
+        "queries", "Write what Figure 6 shows of a run: each query's words, mask and score."
+    )
+    add_device(command)
+    command = add("figure", "Draw a figure: 4 of scores, 5 of examples, 6 of queries.")
+    command.add_argument(
+        "number", metavar="NUMBER", type=int, choices=[4, 5, 6], help="%(choices)s"
+    )
+    add("paper", "Typeset all tables, figures and claims in results/ as one PDF.")
     command = add("describe", "Print modules, parameters, FLOPs and output sizes.")
     command.add_argument("--experiment", required=True, help="a name of params.yaml")
     return parser

@@ -22,6 +22,7 @@ Side = Annotated[int, Field(ge=32)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 DatasetName = Literal["refcoco", "refcoco+", "refcocog"]
 ArchiveName = Literal["refcoco", "refcoco+", "refcocog", "train2014"]
+TableName = Literal["table1", "table2", "table3", "table4"]
 SplitName = Literal["train", "val", "test", "testA", "testB"]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
 """auto: a GPU if there is one. Results are the same bytes on one kind of device only."""
@@ -139,6 +140,8 @@ class TowerConfig(Strict):
     none: random. Anything else: path of a weights file."""
     label: str
     """Name in the tables."""
+    train: dict[str, Any] = {}
+    """What its runs train differently: keys of TrainConfig, over the profile's."""
 
 
 class ModelConfig(Strict):
@@ -249,7 +252,7 @@ class Config(Strict):
 class ExperimentConfig(Strict):
     """A named override: its rows' data and tower, and what differs from the profile."""
 
-    tables: list[Literal["table1"]]
+    tables: list[TableName]
     dataset: DatasetName
     tower: Name
     model: dict[str, Any] = {}
@@ -262,6 +265,8 @@ class Params(Strict):
 
     profile: str
     seeds: Annotated[list[Seed], Field(min_length=1)]
+    allow_missing: bool
+    """Tables are written without the runs that have no scores yet, and name them."""
     experiments: dict[Name, ExperimentConfig]
     profiles: dict[Name, ProfileConfig]
 
@@ -286,8 +291,13 @@ class Params(Strict):
                     + did_you_mean(value, known)
                 )
 
+        tower = profile.towers[chosen.tower]
+
         def merged(section: str) -> Any:
-            values = {**getattr(profile, section).model_dump(), **getattr(chosen, section)}
+            values = getattr(profile, section).model_dump()
+            if section == "train":
+                values |= tower.train
+            values |= getattr(chosen, section)
             return validate(type(getattr(profile, section)), values, f"{where}.{section}")
 
         values = {
@@ -297,7 +307,7 @@ class Params(Strict):
             "dataset_name": chosen.dataset,
             "dataset": profile.datasets[chosen.dataset],
             "tower_name": chosen.tower,
-            "tower": profile.towers[chosen.tower],
+            "tower": tower,
             "model": merged("model"),
             "train": merged("train"),
             "evaluate": merged("evaluate"),
@@ -357,6 +367,8 @@ def check_params(values: Any) -> Params:
                 f"profiles.{name}.datasets lacks. Known: {', '.join(profile.datasets)}."
             )
         for tower, values in profile.towers.items():
+            trained = {**profile.train.model_dump(), **values.train}
+            validate(TrainConfig, trained, f"profiles.{name}.towers.{tower}.train")
             if values.pretrained == "openai" and tower not in profile.weights:
                 raise ConfigError(
                     f"params.yaml: profiles.{name}.weights lacks {tower}, whose `pretrained` is "

@@ -21,7 +21,7 @@ from mmnet.model.build import build_model
 
 COMMANDS = [
     *("shapes", "download", "prepare", "unpack-images", "download-clip", "pretrain"),
-    *("train", "predict", "evaluate", "report", "describe"),
+    *("train", "predict", "evaluate", "report", "plan", "describe"),
 ]
 RUN = ["--experiment", "refcoco_vit_b"]
 SET = [argument for override in TINY for argument in ("--set", override)]
@@ -96,9 +96,9 @@ def test_a_mistake_ends_the_process_with_code_1_and_one_line(tmp_path: Path) -> 
     ("arguments", "line"),
     [
         (["train", "--experiment", "refcoco_vitb"], "Did you mean refcoco_vit_b?"),
-        (["predict", "--experiment", "none"], "params.yaml: experiments has no 'none'. Known: "),
-        (["evaluate", "--experiment", "none"], "params.yaml: experiments has no 'none'. Known: "),
-        (["describe", "--experiment", "none"], "params.yaml: experiments has no 'none'. Known: "),
+        (["predict", "--experiment", "zzz"], "params.yaml: experiments has no 'zzz'. Known: "),
+        (["evaluate", "--experiment", "zzz"], "params.yaml: experiments has no 'zzz'. Known: "),
+        (["describe", "--experiment", "zzz"], "params.yaml: experiments has no 'zzz'. Known: "),
         (["train", *RUN, "--seed", "-1"], "seed is -1: should be greater than or equal to 0."),
         (["train", *RUN, "--seed", str(2**31)], f"seed is {2**31}: should be less than"),
         (["train", *RUN, "--params", "no.yaml"], "no.yaml: not found."),
@@ -149,7 +149,10 @@ def test_a_mistake_ends_the_process_with_code_1_and_one_line(tmp_path: Path) -> 
             ["evaluate", *RUN],
             "runs/mini/refcoco_vit_b/seed0/rows.parquet: not found. Make it first: mmnet predict.",
         ),
-        (["report", "table1"], "scores.json: not found. Evaluate the run first."),
+        (["report", "table1"], "table1 (mini): no scores of refcoco_vit_b seed 0, refcoco_vit_l"),
+        (["report", "table3"], "table3 (mini): no scores of nq_24 seed 0, nq_16 seed 0, nq_8 seed"),
+        (["plan", "table9"], "no table 'table9'. Known: table1, table2, table3, table4."),
+        (["plan", "--tflops", "0"], "--tflops 0: give the TFLOP/s that your GPU sustains, above"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -30,7 +30,28 @@ def test_every_experiment_resolves_in_both_profiles(profile: str) -> None:
         assert (config.profile, config.experiment, config.seed) == (profile, name, 3)
         assert config.dataset_name == experiment.dataset
         assert config.tower == params.profiles[profile].towers[experiment.tower]
-        assert config.model == params.profiles[profile].model
+        assert config.model == params.active.model.model_copy(update=experiment.model)
+        own = {**config.tower.train, **experiment.train}
+        assert config.train == params.active.train.model_copy(update=own)
+
+
+def test_the_ablations_are_13_runs_on_the_papers_data_and_tower() -> None:
+    params = load_params(PARAMS, ["profile=paper"])
+    names = [
+        n for n, e in params.experiments.items() if {*e.tables} & {"table2", "table3", "table4"}
+    ]
+    configs = [params.resolve(name, 0) for name in names]
+    assert len(names) == 13
+    assert {config.dataset_name for config in configs} == {"refcoco+"}
+    assert {config.tower.architecture for config in configs} == {"RN50-quickgelu"}
+    assert {config.train.epochs for config in configs} == {50}
+    switches = [(c.model.num_queries, c.model.mmp, c.model.mqe, c.model.f_vg) for c in configs]
+    on = True
+    assert switches == [
+        *((count, on, on, on) for count in (32, 24, 16, 8, 4, 2, 1)),
+        *((count, False, on, on) for count in (24, 16, 8)),
+        *((24, on, False, on), (24, on, on, False), (24, on, False, False)),
+    ]
 
 
 def test_paper_profile_holds_the_papers_settings() -> None:
@@ -71,7 +92,7 @@ def test_an_experiments_keys_lie_over_its_profiles() -> None:
             f"{RUN}.model={{num_querys: 3}}",
             f"params.yaml: {RUN}.model.num_querys is unknown. Did you mean num_queries?",
         ),
-        ("zzz=1", "zzz is unknown. Known: profile, seeds, experiments, profiles."),
+        ("zzz=1", "Known: profile, seeds, allow_missing, experiments, profiles."),
     ],
 )
 def test_an_unknown_key_is_refused_and_the_nearest_named(override: str, advice: str) -> None:
@@ -84,7 +105,7 @@ def test_an_unknown_key_is_refused_and_the_nearest_named(override: str, advice: 
         ("profile=papr", "profiles has no 'papr'. Did you mean paper?"),
         (f"{RUN}.dataset=refcoc", "must be one of refcoco, refcoco+, refcocog. Did you mean"),
         (f"{RUN}.tower=vitb", f"{RUN}.tower: profiles.mini.towers has no 'vitb'. Did you mean"),
-        (f"{RUN}.tables=[table9]", "must be one of table1. Did you mean table1?"),
+        (f"{RUN}.tables=[table9]", "one of table1, table2, table3, table4. Did you mean"),
         ("profiles.mini.model.resize=leterbox", "letterbox, squash. Did you mean letterbox?"),
         ("profiles.mini.datasets.refcoco.refs=und", "one of unc, umd, google. Did you mean unc?"),
         ("experiments.Nq-8={}", "String should match pattern"),

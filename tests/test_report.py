@@ -1,4 +1,4 @@
-"""Table 1 from hand-made scores: exact cells, refusals, and a page that pdflatex sets.
+"""Tables 1-4 from hand-made scores: exact cells, refusals, and a page that pdflatex sets.
 
 The report on the data, from hand-made tables counted by hand.
 """
@@ -7,17 +7,22 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 from conftest import Tiny
+from test_workflow import copy_project, planned, snakemake
 
 from mmnet.config import Params, load_params
 from mmnet.errors import ConfigError, DataError
+from mmnet.report.ablations import write_ablation, write_table2, write_table3, write_table4
 from mmnet.report.data import write_data_report
-from mmnet.report.tables import published_rows, write_table1
+from mmnet.report.runs import TABLES, check_rows, experiments_of, runs_of
+from mmnet.report.table1 import write_table1
+from mmnet.report.tables import published_rows
 
 ROOT = Path(__file__).parents[1]
 NAMES = ("table1.tex", "table1.csv", "table1.md")
@@ -28,10 +33,10 @@ def params_of(profile: str, seeds: str = "[0]", *overrides: str) -> Params:
     return load_params(ROOT / "params.yaml", [f"profile={profile}", f"seeds={seeds}", *overrides])
 
 
-def hand_made(params: Params, folder: Path) -> list[Path]:
-    """One score file a run: a different number in every cell."""
+def hand_made(params: Params, folder: Path, table: str = "table1") -> list[Path]:
+    """One score file for each run of a table: a different number in every cell."""
     paths = []
-    for number, experiment in enumerate(params.experiments):
+    for number, experiment in enumerate(experiments_of(table, params)):
         for seed in params.seeds:
             config = params.resolve(experiment, seed)
             splits: dict[str, Any] = {}
@@ -59,17 +64,24 @@ def change(path: Path, **values: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
-def refusal(paths: list[Path], folder: Path, params: Params) -> str:
+def write(table: str, paths: list[Path], folder: Path, params: Params) -> None:
+    if table == "table1":
+        write_table1(paths, folder, params=params)
+    else:
+        write_ablation(table, paths, folder, params=params)
+
+
+def refusal(paths: list[Path], folder: Path, params: Params, table: str = "table1") -> str:
     """The one line that refuses, after checking that nothing was written."""
     with pytest.raises((ConfigError, DataError)) as caught:
-        write_table1(paths, folder / "results", params=params)
+        write(table, paths, folder / "results", params)
     assert not (folder / "results").exists()
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
-def rows_of(folder: Path) -> list[list[str]]:
-    lines = (folder / "table1.md").read_text().splitlines()
+def rows_of(folder: Path, table: str = "table1") -> list[list[str]]:
+    lines = (folder / f"{table}.md").read_text().splitlines()
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
 
@@ -285,15 +297,21 @@ def test_no_experiment_of_table1_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not on the PATH")
+@pytest.mark.parametrize("table", TABLES)
 @pytest.mark.parametrize("profile", ["mini", "paper"])
 @pytest.mark.parametrize("seeds", ["[0]", "[0, 1, 2]"])
-def test_pdflatex_sets_the_table_within_the_page(profile: str, seeds: str, tmp_path: Path) -> None:
-    label = r'profiles.mini.towers.vit_b.label="50% of A_b & {C} #1 ~^$ \\x"'
-    params = params_of(profile, seeds, label)
-    write_table1(hand_made(params, tmp_path), tmp_path, params=params)
+def test_pdflatex_sets_the_table_within_the_page(
+    table: str, profile: str, seeds: str, tmp_path: Path
+) -> None:
+    labels = [
+        rf'profiles.{profile}.towers.{tower}.label="50% of A_b & {{C}} #1 ~^$ \\x"'
+        for tower in ("vit_b", "rn50")
+    ]
+    params = params_of(profile, seeds, "allow_missing=true", *labels)
+    write(table, hand_made(params, tmp_path, table)[:-1], tmp_path, params)
     (tmp_path / "page.tex").write_text(
         r"\documentclass{article}\usepackage{booktabs,graphicx}"
-        "\n\\begin{document}\n\\input{table1}\n\\end{document}\n"
+        f"\n\\begin{{document}}\n\\input{{{table}}}\n\\end{{document}}\n"
     )
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -305,10 +323,442 @@ def test_pdflatex_sets_the_table_within_the_page(profile: str, seeds: str, tmp_p
     assert "Output written on page.pdf (1 page" in log
 
 
-@pytest.mark.parametrize("module", ["mmnet.report.tables", "mmnet.report.data"])
+@pytest.mark.parametrize(
+    "module", ["mmnet.report.table1", "mmnet.report.ablations", "mmnet.report.data"]
+)
 def test_the_report_never_imports_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# Tables 2-4.
+
+PRECISIONS = [f"Pr@{x}" for x in (0.5, 0.6, 0.7, 0.8, 0.9)]
+FALLING = ["49.00", "47.00", "45.00", "43.00", "41.00", "39.00"]
+"""oIoU and Pr@X of a run whose mIoU is 51.00."""
+
+
+def test_tables_2_to_4_are_of_13_runs() -> None:
+    params = params_of("paper")
+    runs = [runs_of(table, params) for table in ("table2", "table3", "table4")]
+    assert [len(of_table) for of_table in runs] == [7, 6, 4]
+    assert len({run for of_table in runs for run in of_table}) == 13
+
+
+def test_table2_has_a_row_per_number_of_queries(tmp_path: Path) -> None:
+    params = params_of("mini")
+    write_table2(hand_made(params, tmp_path, "table2"), tmp_path, params=params)
+    heads, _, *rows = rows_of(tmp_path, "table2")
+    assert heads == ["N_q", "mIoU", "oIoU", *PRECISIONS]
+    assert [row[0] for row in rows] == ["32", "24", "16", "8", "4", "2", "1"]
+    assert [row[1] for row in rows] == [f"{value}.00" for value in range(51, 82, 5)]
+    assert rows[0] == ["32", "51.00", *FALLING]
+    tex = (tmp_path / "table2.tex").read_text()
+    assert rf"$N_q$ & mIoU & oIoU & {' & '.join(PRECISIONS)} \\" in tex
+    assert rf"32 & 51.00 & {' & '.join(FALLING)} \\" in tex
+
+
+def test_table3_pairs_the_runs_with_and_without_mmp(tmp_path: Path) -> None:
+    params = params_of("mini")
+    write_table3(hand_made(params, tmp_path, "table3"), tmp_path, params=params)
+    heads, _, *rows = rows_of(tmp_path, "table3")
+    assert heads[:3] == ["N_q", "MMP", "mIoU"]
+    assert [row[:3] for row in rows] == [
+        ["24", "✓", "51.00"],
+        ["24", "✗", "66.00"],
+        ["16", "✓", "56.00"],
+        ["16", "✗", "71.00"],
+        ["8", "✓", "61.00"],
+        ["8", "✗", "76.00"],
+    ]
+    tex = (tmp_path / "table3.tex").read_text()
+    assert tex.count(r"\addlinespace") == 2
+    assert r"24 & $\surd$ & 51.00" in tex
+    assert r"24 & $\times$ & 66.00" in tex
+
+
+def test_table4_has_a_row_per_switch(tmp_path: Path) -> None:
+    params = params_of("mini")
+    write_table4(hand_made(params, tmp_path, "table4"), tmp_path, params=params)
+    heads, _, *rows = rows_of(tmp_path, "table4")
+    assert heads[:3] == ["f_vg", "MQE", "mIoU"]
+    assert [row[:3] for row in rows] == [
+        ["✓", "✓", "51.00"],
+        ["✓", "✗", "56.00"],
+        ["✗", "✓", "61.00"],
+        ["✗", "✗", "66.00"],
+    ]
+    assert ", N_q = 24, 3 epochs" in (tmp_path / "table4.md").read_text()
+    assert ", $N_q$ = 24, 3 epochs" in (tmp_path / "table4.tex").read_text()
+
+
+def test_a_row_is_told_by_its_switches_not_by_its_name(tmp_path: Path) -> None:
+    swapped = [
+        "experiments.no_mqe.model={num_queries: 24, f_vg: false}",
+        "experiments.no_f_vg.model={num_queries: 24, mqe: false}",
+    ]
+    params = params_of("paper", "[0]", *swapped)
+    write_table4(hand_made(params, tmp_path, "table4"), tmp_path, params=params)
+    rows = rows_of(tmp_path, "table4")[2:]
+    assert rows[3][:4] == ["✗", "✓", "ours", "56.00"]
+    assert rows[4][:4] == ["✗", "✓", "published", "66.69"]
+    assert rows[7][:4] == ["✓", "✗", "published", "67.32"]
+
+
+def test_paper_profile_sets_published_and_difference_beside_ours(tmp_path: Path) -> None:
+    params = params_of("paper")
+    write_table2(hand_made(params, tmp_path, "table2"), tmp_path, params=params)
+    heads, _, *rows = rows_of(tmp_path, "table2")
+    assert heads == ["N_q", "", "mIoU", "oIoU", *PRECISIONS]
+    assert len(rows) == 7 * 3
+    assert rows[:3] == [
+        ["32", "ours", "51.00", *FALLING],
+        ["32", "published", "67.26", "--", "79.45", "75.58", "68.71", "52.65", "14.91"],
+        ["32", "difference", "-16.26", "--", "-32.45", "-30.58", "-25.71", "-11.65", "+24.09"],
+    ]
+    # Nq 1: 81.00 and 65.42.
+    assert rows[-1][:3] == ["1", "difference", "+15.58"]
+    tex = (tmp_path / "table2.tex").read_text()
+    assert r" & difference & $-$16.26 & -- & $-$32.45 & " in tex
+    assert "32 & ours & 51.00" in tex
+    for text in (tex, (tmp_path / "table2.md").read_text()):
+        assert "The paper does not say which IoU it means: it is compared with mIoU." in text
+        assert "ours minus published" in text
+
+
+def test_a_difference_is_that_of_the_means(tmp_path: Path) -> None:
+    params = params_of("paper", "[0, 1, 2]")
+    scores = hand_made(params, tmp_path, "table4")
+    for path, value in zip(scores, (0.6814, 0.68139, 0.681405), strict=False):
+        splits = json.loads(path.read_text())["splits"]
+        change(path, splits=splits | {"testA": splits["testA"] | {"mIoU": value}})
+    write_table4(scores, tmp_path, params=params)
+    rows = rows_of(tmp_path, "table4")[2:]
+    assert [row[3] for row in rows[:3]] == ["68.14 ± 0.00", "68.14", "+0.00"]
+    # 56.00, 56.10, 56.20 and 67.32.
+    assert [row[3] for row in rows[3:6]] == ["56.10 ± 0.10", "67.32", "-11.22"]
+    assert r"56.10$_{\pm 0.10}$" in (tmp_path / "table4.tex").read_text()
+
+
+def test_csv_of_an_ablation_has_the_published_rows_and_ours(tmp_path: Path) -> None:
+    params = params_of("paper", "[0, 1]")
+    write_table3(hand_made(params, tmp_path, "table3"), tmp_path, params=params)
+    text = (tmp_path / "table3.csv").read_text()
+    assert text.startswith("table,method,backbone,dataset,split,metric,value,seed,profile\n")
+    for line in (
+        "table3,MMNet w/o MMP N_q=16,ResNet-50,refcoco+,testA,IoU,66.65,,published",
+        "table3,MMNet (this run) w/o MMP N_q=16,RN50,refcoco+,testA,mIoU,71.10,1,paper",
+    ):
+        assert text.count(f"{line}\n") == 1, line
+    frame = pd.read_csv(tmp_path / "table3.csv")
+    assert (frame["profile"] == "published").sum() == 6 * 6
+    assert (frame["profile"] == "paper").sum() == 6 * 2 * len(METRICS)
+    assert set(frame["split"]) == {"testA"}
+
+
+@pytest.mark.parametrize("table", ["table2", "table3", "table4"])
+def test_mini_shows_ours_alone_and_says_so(table: str, tmp_path: Path) -> None:
+    params = params_of("mini", "[3]")
+    write(table, hand_made(params, tmp_path, table), tmp_path, params)
+    for suffix in ("tex", "csv", "md"):
+        text = (tmp_path / f"{table}.{suffix}").read_text()
+        assert not any(word in text for word in ("difference", "68.14", "ResNet-50"))
+    for suffix in ("tex", "md"):
+        text = (tmp_path / f"{table}.{suffix}").read_text()
+        assert "Ours, profile mini, seed 3: numbers from the procedural benchmark, not" in text
+
+
+def test_only_table4_of_the_paper_speaks_of_lost_check_marks(tmp_path: Path) -> None:
+    for profile, table in (("paper", "table4"), ("paper", "table3"), ("mini", "table4")):
+        params, folder = params_of(profile), tmp_path / profile / table
+        write(table, hand_made(params, folder, table), folder, params)
+        for suffix in ("tex", "md"):
+            said = "row 2 is taken as without MQE" in (folder / f"{table}.{suffix}").read_text()
+            assert said == ((profile, table) == ("paper", "table4"))
+
+
+PUBLISHED = {
+    ("table2", "MMNet N_q=32"): "67.26 79.45 75.58 68.71 52.65 14.91",
+    ("table2", "MMNet N_q=24"): "68.14 80.51 76.89 70.22 52.99 15.46",
+    ("table2", "MMNet N_q=16"): "67.59 79.86 75.82 69.03 52.71 14.80",
+    ("table2", "MMNet N_q=8"): "66.85 78.69 75.03 68.05 52.55 14.83",
+    ("table2", "MMNet N_q=4"): "66.13 78.08 74.39 68.54 52.12 14.29",
+    ("table2", "MMNet N_q=2"): "65.80 77.53 74.19 68.13 51.87 14.39",
+    ("table2", "MMNet N_q=1"): "65.42 76.62 72.73 66.26 51.41 13.84",
+    ("table3", "MMNet w/o MMP N_q=24"): "66.82 78.59 74.90 68.78 52.28 15.18",
+    ("table3", "MMNet w/o MMP N_q=16"): "66.65 78.24 74.85 67.91 50.56 13.87",
+    ("table3", "MMNet w/o MMP N_q=8"): "66.09 77.38 73.89 67.05 49.60 13.41",
+    ("table4", "MMNet w/o MQE"): "67.32 79.22 75.83 69.39 53.48 14.91",
+    ("table4", "MMNet w/o f_vg"): "66.69 78.54 75.35 69.03 52.43 14.73",
+    ("table4", "MMNet w/o f_vg and MQE"): "66.17 77.46 74.07 67.91 51.91 14.38",
+}
+
+
+@pytest.mark.parametrize(("table", "method"), PUBLISHED)
+def test_published_ablations_are_the_papers(table: str, method: str) -> None:
+    frame = published_rows(table)
+    frame = frame[frame["method"] == method]
+    assert list(frame["metric"]) == ["IoU", *PRECISIONS]
+    assert [f"{value:.2f}" for value in frame["value"]] == PUBLISHED[table, method].split()
+
+
+def test_every_published_row_stands_beside_one_of_ours(tmp_path: Path) -> None:
+    params = params_of("paper")
+    for table in ("table2", "table3", "table4"):
+        write(table, hand_made(params, tmp_path / table, table), tmp_path, params)
+        shown = [row for row in rows_of(tmp_path, table) if "published" in row]
+        frame = published_rows(table)
+        assert [float(row[-7]) for row in shown] == list(
+            frame.loc[frame["metric"] == "IoU", "value"]
+        )
+
+
+def test_rows_that_the_paper_lacks_have_dashes_for_its_numbers(tmp_path: Path) -> None:
+    another = [
+        "experiments.nq_32.model={num_queries: 12}",
+        *(
+            f"experiments.{name}.model={{num_queries: 5, mqe: {mqe}, f_vg: {f_vg}}}"
+            for name, mqe, f_vg in (
+                ("nq_24", "true", "true"),
+                ("no_mqe", "false", "true"),
+                ("no_f_vg", "true", "false"),
+                ("no_mqe_no_f_vg", "false", "false"),
+            )
+        ),
+    ]
+    params = params_of("paper", "[0]", *another)
+    dashes = ["--"] * 7
+    for table in ("table2", "table4"):
+        write(table, hand_made(params, tmp_path / table, table), tmp_path, params)
+    rows = rows_of(tmp_path, "table2")[2:]
+    assert [row[:3] for row in rows[::3]][:3] == [
+        ["12", "ours", "51.00"],
+        ["5", "ours", "56.00"],
+        ["16", "ours", "61.00"],
+    ]
+    assert [row[2:] for row in rows[1:3]] == [dashes] * 2
+    assert rows[7][2] == "67.59"
+    # N_q is no column of Table 4, but its published rows are of 24.
+    assert {tuple(row[3:]) for row in rows_of(tmp_path, "table4")[2:] if row[2] != "ours"} == {
+        tuple(dashes)
+    }
+
+
+def test_another_tower_has_no_published_rows(tmp_path: Path) -> None:
+    params = params_of("paper", "[0]", "profiles.paper.towers.rn50.architecture=RN101-quickgelu")
+    write_table2(hand_made(params, tmp_path, "table2"), tmp_path, params=params)
+    assert rows_of(tmp_path, "table2")[3][2:] == ["--"] * 7
+
+
+def test_what_else_differs_between_rows_is_in_the_caption(tmp_path: Path) -> None:
+    longer = "experiments.nq_8.train={epochs: 9, threads: 2}"
+    params = params_of("mini", "[0]", longer)
+    write_table2(hand_made(params, tmp_path, "table2"), tmp_path, params=params)
+    text = (tmp_path / "table2.md").read_text()
+    assert text.count(" has ") == 1
+    assert " nq_8 has train.epochs 9, nq_32 3." in text
+    off = [f"experiments.{name}.model.mqe=false" for name, _ in runs_of("table2", params)]
+    params = params_of("mini", "[0]", *off)
+    write_table2(hand_made(params, tmp_path / "off", "table2"), tmp_path, params=params)
+    assert "mini RN50, without MQE, 3 epochs" in (tmp_path / "table2.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("table", "override", "message"),
+    [
+        (
+            "table2",
+            "experiments.nq_16.model.num_queries=24",
+            "experiments nq_24 and nq_16 are both num_queries 24, one row of table2. Take table2",
+        ),
+        (
+            "table4",
+            "experiments.no_mqe.model.mqe=true",
+            "experiments nq_24 and no_mqe are both f_vg True, mqe True, one row of table4.",
+        ),
+        (
+            "table4",
+            "experiments.no_mqe.model.num_queries=8",
+            "experiments nq_24 and no_mqe of table4 have model.num_queries 24 and 8, which the",
+        ),
+        (
+            "table2",
+            "experiments.nq_8.model.f_vg=false",
+            "experiments nq_32 and nq_8 of table2 have model.f_vg True and False, which the table",
+        ),
+        (
+            "table3",
+            "experiments.nq_8.tower=vit_b",
+            "experiments nq_24 and nq_8 of table3 have tower rn50 and vit_b, which the table does",
+        ),
+        (
+            "table2",
+            "experiments.nq_8.dataset=refcoco",
+            "experiments nq_32 and nq_8 of table2 have dataset refcoco+ and refcoco, which the",
+        ),
+        (
+            "table1",
+            "experiments.refcocog_vit_l.evaluate={threshold: 0.5}",
+            "refcoco_vit_b and refcocog_vit_l of table1 have evaluate.threshold 0.35 and 0.5,",
+        ),
+        (
+            "table2",
+            "profiles.mini.datasets.refcoco+.splits=[val, testB]",
+            "table2 shows testA, which profiles.mini.datasets.refcoco+.splits lacks. Add it",
+        ),
+    ],
+)
+def test_what_a_table_cannot_compare_is_refused(
+    table: str, override: str, message: str, tmp_path: Path
+) -> None:
+    params = params_of("mini", "[0]", override)
+    assert message in refusal(hand_made(params, tmp_path, table), tmp_path, params, table)
+    with pytest.raises(ConfigError):  # before any job
+        check_rows(table, params)
+
+
+def test_an_ablations_scores_on_other_sentences_are_refused(tmp_path: Path) -> None:
+    params = params_of("mini")
+    scores = hand_made(params, tmp_path, "table3")
+    splits = json.loads(scores[2].read_text())["splits"]
+    change(scores[2], splits={**splits, "testA": {**splits["testA"], "sentences": 7}})
+    assert (
+        "refcoco+ testA: nq_8 seed 0 has 7 sentences, nq_24 seed 0 1001. Evaluate both"
+        in refusal(scores, tmp_path, params, "table3")
+    )
+    change(scores[2], profile="paper", splits=splits)
+    assert "profile 'paper', but the table" in refusal(scores, tmp_path, params, "table3")
+    change(scores[2], profile="mini", experiment="nq_1")
+    assert "nq_1 seed 0 is no run of table3" in refusal(scores, tmp_path, params, "table3")
+
+
+def test_scores_of_other_values_are_refused(tmp_path: Path) -> None:
+    params = params_of("mini")
+    scores = hand_made(params, tmp_path, "table2")
+    config = params.resolve("nq_16", 0)
+    change(scores[2], config=config.identity())
+    write_table2(scores, tmp_path, params=params)
+    train = config.train.model_copy(update={"epochs": 1})
+    change(scores[2], config=config.model_copy(update={"train": train}).identity())
+    message = refusal(scores, tmp_path, params, "table2")
+    assert "nq_16 seed 0 was run with other values than params.yaml has now" in message
+
+
+# Missing runs.
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_missing_runs_are_refused_all_in_one_line(table: str, tmp_path: Path) -> None:
+    params = params_of("mini", "[0, 1]")
+    scores = hand_made(params, tmp_path, table)
+    first, last = [runs_of(table, params)[i] for i in (0, -1)]
+    message = refusal(scores[1:-1], tmp_path, params, table)
+    assert f"no scores of {first[0]} seed 0, {last[0]} seed 1. Train" in message
+    assert "Or set allow_missing: true" in message
+
+
+def test_missing_runs_are_dashes_and_named_where_allowed(tmp_path: Path) -> None:
+    params = params_of("paper", "[0]", "allow_missing=true")
+    scores = hand_made(params, tmp_path, "table2")
+    write_table2([*scores[:3], *scores[4:6]], tmp_path, params=params)
+    rows = rows_of(tmp_path, "table2")[2:]
+    assert [row[0] for row in rows[::3]] == ["32", "24", "16", "8", "4", "2", "1"]
+    assert rows[9] == ["8", "ours", *["--"] * 7]
+    assert rows[10][2] == "66.85"
+    assert rows[11] == ["8", "difference", *["--"] * 7]
+    assert rows[0][2] == "51.00"
+    assert " Missing, dashed: nq_8 seed 0, nq_1 seed 0." in (tmp_path / "table2.md").read_text()
+    tex = (tmp_path / "table2.tex").read_text()
+    assert r" Missing, dashed: nq\_8 seed 0, nq\_1 seed 0." in tex
+    assert "8 & ours & -- & --" in tex
+    frame = pd.read_csv(tmp_path / "table2.csv")
+    missing = frame[frame["value"].isna()]
+    assert set(missing["method"]) == {"MMNet (this run) N_q=8", "MMNet (this run) N_q=1"}
+    assert len(missing) == 2 * len(METRICS)
+    write_table2(scores, tmp_path, params=params)
+    assert "Missing" not in (tmp_path / "table2.md").read_text()
+
+
+def test_a_missing_seed_leaves_the_others(tmp_path: Path) -> None:
+    params = params_of("mini", "[0, 1, 2]", "allow_missing=true")
+    scores = hand_made(params, tmp_path, "table4")
+    # nq_24 has seeds 0 and 2, no_mqe seed 1 alone, no_f_vg none.
+    write_table4([scores[0], scores[2], scores[4], *scores[9:]], tmp_path, params=params)
+    rows = rows_of(tmp_path, "table4")[2:]
+    # 51.00 and 51.20 spread by 0.2 / sqrt(2).
+    assert [row[2] for row in rows] == ["51.10 ± 0.14", "56.10", "--", "66.10 ± 0.10"]
+    assert (
+        " Missing, so that a cell is over the other seeds, or dashed: nq_24 seed 1, no_mqe seed 0, "
+        "no_mqe seed 2, no_f_vg seed 0, no_f_vg seed 1, no_f_vg seed 2."
+    ) in (tmp_path / "table4.md").read_text()
+
+
+def test_a_missing_run_of_table1_is_a_row_of_dashes(tmp_path: Path) -> None:
+    params = params_of("mini", "[0]", "allow_missing=true")
+    scores = hand_made(params, tmp_path)
+    # The smaller tower has no run left, the larger one lacks RefCOCO's.
+    write_table1([scores[3], scores[5]], tmp_path, params=params)
+    rows = rows_of(tmp_path)[2:]
+    assert [row[1] for row in rows] == ["mini ViT-B", "mini ViT-L"] * 2
+    assert rows[0][3:] == ["--"] * 8
+    assert rows[1][3:] == ["--", "--", "--", "65.00", "66.00", "67.00", "75.00", "76.00"]
+    assert "Missing, dashed: refcoco_vit_b seed 0," in (tmp_path / "table1.md").read_text()
+
+
+# The rules.
+
+ALL = [f"results/{table}.tex" for table in TABLES]
+ALLOWED = ("--config", "allow_missing=true")
+
+
+@pytest.fixture
+def half_done(tmp_path: Path) -> Path:
+    """A clone to which three of the 19 runs' scores have been copied, and nothing else."""
+    folder = copy_project(tmp_path, tiny=False)
+    made = hand_made(params_of("mini"), tmp_path / "runs", "table4")
+    made[0].unlink()
+    return folder
+
+
+@pytest.mark.xdist_group("workflow")
+def test_by_default_the_rules_train_what_is_missing(half_done: Path) -> None:
+    plan = planned(snakemake(half_done, "-n", *ALL))
+    assert {f"write_{table}": plan[f"write_{table}"] for table in TABLES} == dict.fromkeys(
+        [f"write_{table}" for table in TABLES], 1
+    )
+    # Shared runs once: 6 + 13.
+    assert plan["train_mmnet"] == 19
+
+
+@pytest.mark.xdist_group("workflow")
+def test_with_allow_missing_the_rules_train_nothing(half_done: Path) -> None:
+    target = "results/table4.tex"
+    plan = {"write_table4": 1}
+    assert planned(snakemake(half_done, "-n", target, *ALLOWED)) == plan
+    done = snakemake(half_done, "--cores", "1", target, *ALLOWED)
+    assert done.returncode == 0, done.stderr
+    assert "Missing, dashed: nq_24 seed 0." in (half_done / "results/table4.md").read_text()
+    assert planned(snakemake(half_done, "-n", target, *ALLOWED)) == {}
+    # Other scores, and a run more, write the table anew; another value trains nothing either.
+    scores = half_done / "runs/mini/no_mqe/seed0/scores.json"
+    scores.write_text(scores.read_text() + "\n")
+    assert planned(snakemake(half_done, "-n", target, *ALLOWED)) == plan
+    time.sleep(0.01)
+    scores.with_name("rows.parquet").touch()  # newer than the scores
+    another = 'experiments={"no_mqe": {"train": {"epochs": 9}}}'
+    assert planned(snakemake(half_done, "-n", target, *ALLOWED, another)) == plan
+    # Without it, all is trained after all.
+    assert planned(snakemake(half_done, "-n", target))["train_mmnet"] == 4
+
+
+@pytest.mark.xdist_group("workflow")
+def test_rows_that_cannot_be_compared_stop_before_any_job(half_done: Path) -> None:
+    twins = 'experiments={"nq_16": {"model": {"num_queries": 24}}}'
+    result = snakemake(half_done, "-n", "results/table1.tex", "--config", twins)
+    assert result.returncode != 0
+    said = result.stdout + result.stderr
+    assert "experiments nq_24 and nq_16 are both num_queries 24, one row of table2." in said
+    assert "Traceback" not in said
 
 
 # The data.

@@ -52,6 +52,7 @@ def score_run(config: Config, *, rows: Path) -> dict[str, Any]:
         "seed": config.seed,
         "dataset": config.dataset_name,
         "backbone": config.tower.label,
+        "config": config.identity(),
         "splits": {
             split: {"sentences": len(of_split), **score(of_split)}
             for split in config.dataset.splits

@@ -3,13 +3,14 @@
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError, model_validator
 
 from mmnet.config import DatasetName, Params
 from mmnet.errors import ConfigError, DataError
 from mmnet.evaluate.metrics import METRICS
+from mmnet.report.runs import Run, check_rows, runs_of
 
 
 class SplitScores(BaseModel):
@@ -42,23 +43,27 @@ class Scores(BaseModel):
     dataset: DatasetName
     backbone: str
     splits: dict[str, SplitScores]
+    config: dict[str, Any] | None = None
+    """Of the rows that were scored."""
 
     @property
     def name(self) -> str:
         return f"{self.experiment} seed {self.seed}"
 
 
-def read_scores(paths: Iterable[Path], params: Params) -> list[Scores]:
-    """Return the scores of all runs of Table 1, in the order of params.yaml."""
-    wanted = [
-        (name, seed)
-        for name, experiment in params.experiments.items()
-        if "table1" in experiment.tables
-        for seed in params.seeds
-    ]
+def read_scores(table: str, paths: Iterable[Path], params: Params) -> list[Scores]:
+    """Return the scores of a table's runs, in the order of params.yaml.
+
+    Raises:
+        ConfigError: params.yaml has no run of the table, or runs that it cannot compare.
+        DataError: a run is missing (but for `allow_missing`), or a file is not one of the runs',
+            one each, on the same sentences.
+    """
+    wanted = runs_of(table, params)
     if not wanted:
-        raise ConfigError("params.yaml: no experiment has table1 in its `tables`. Add it to one.")
-    runs: dict[tuple[str, int], Scores] = {}
+        raise ConfigError(f"params.yaml: no experiment has {table} in its `tables`. Add it to one.")
+    check_rows(table, params)
+    runs: dict[Run, Scores] = {}
     for path in sorted(paths):
         scores = _read(path)
         if scores.profile != params.profile:
@@ -69,21 +74,31 @@ def read_scores(paths: Iterable[Path], params: Params) -> list[Scores]:
         run = (scores.experiment, scores.seed)
         if run not in wanted:
             raise DataError(
-                f"{path}: {scores.name} is no run of table1 with seeds {params.seeds}. "
+                f"{path}: {scores.name} is no run of {table} with seeds {params.seeds}. "
                 "Leave this file out, or add the run to params.yaml."
             )
         if run in runs:
             raise DataError(f"{path}: {scores.name} is given twice. Give each run once.")
         _check_against_params(path, scores, params)
         runs[run] = scores
-    if missing := [f"{name} seed {seed}" for name, seed in wanted if (name, seed) not in runs]:
+    chosen = [runs[run] for run in wanted if run in runs]
+    missing = missing_runs(table, chosen, params)
+    if missing and not params.allow_missing:
         raise DataError(
-            f"table1 ({params.profile}): no scores of {', '.join(missing)}. "
-            "Train and evaluate them: snakemake does when asked for results/table1.tex."
+            f"{table} ({params.profile}): no scores of {', '.join(missing)}. Train and evaluate "
+            f"them: snakemake does when asked for results/{table}.tex. Or set allow_missing: true, "
+            "and the table names them."
         )
-    chosen = [runs[run] for run in wanted]
     _check_same_sentences(chosen)
     return chosen
+
+
+def missing_runs(table: str, runs: list[Scores], params: Params) -> list[str]:
+    """Name the runs of a table that have no scores."""
+    there = {(run.experiment, run.seed) for run in runs}
+    return [
+        f"{name} seed {seed}" for name, seed in runs_of(table, params) if (name, seed) not in there
+    ]
 
 
 def _read(path: Path) -> Scores:
@@ -112,6 +127,12 @@ def _check_against_params(path: Path, scores: Scores, params: Params) -> None:
                 f"{path}: {scores.name} has {key} {found!r}, params.yaml {meant!r}. "
                 "Evaluate the run again."
             )
+    # With allow_missing, Snakemake looks for no older run to replace.
+    if scores.config is not None and scores.config != config.identity():
+        raise DataError(
+            f"{path}: {scores.name} was run with other values than params.yaml has now. Train and "
+            "evaluate it again (snakemake does), or delete the file."
+        )
 
 
 def _check_same_sentences(runs: list[Scores]) -> None:

@@ -1,0 +1,112 @@
+"""The runs that a table is made of, and whether they may stand in one table.
+
+What params.yaml alone can tell: the rules ask before any job, the report again.
+"""
+
+from typing import Any, get_args
+
+from mmnet.config import Config, Params, TableName
+from mmnet.errors import ConfigError
+
+Run = tuple[str, int]
+"""Experiment and seed."""
+
+TABLES: tuple[TableName, ...] = get_args(TableName)
+SWITCHES = ("num_queries", "mmp", "mqe", "f_vg")
+"""Keys of `model` that tell a row of Tables 2-4."""
+SHOWN = {
+    "table2": ("num_queries",),
+    "table3": ("num_queries", "mmp"),
+    "table4": ("f_vg", "mqe"),
+}
+"""Those that a table shows; in the others its rows must agree."""
+SPLIT = "testA"
+"""Of Tables 2-4."""
+HARMLESS = {"train.device", "train.threads", "train.workers"}
+"""How a run is computed, not what."""
+
+
+def experiments_of(table: str, params: Params) -> list[str]:
+    return [name for name, experiment in params.experiments.items() if table in experiment.tables]
+
+
+def runs_of(table: str, params: Params) -> list[Run]:
+    """Return a table's runs, in the order of params.yaml."""
+    return [(name, seed) for name in experiments_of(table, params) for seed in params.seeds]
+
+
+def configs_of(table: str, params: Params) -> list[Config]:
+    """Return one config for each experiment of a table."""
+    return [params.resolve(name, params.seeds[0]) for name in experiments_of(table, params)]
+
+
+def check_rows(table: str, params: Params) -> None:
+    """Refuse experiments that one table cannot compare.
+
+    Raises:
+        ConfigError: two are one row, or differ in what the table does not show.
+    """
+    taken: dict[str, str] = {}
+    configs = configs_of(table, params)
+    for config in configs:
+        other = taken.setdefault(row := _row(table, config), config.experiment)
+        if other != config.experiment:
+            # Otherwise two experiments would pass for two seeds of one.
+            raise ConfigError(
+                f"params.yaml: experiments {other} and {config.experiment} are both {row}, one row "
+                f"of {table}. Take {table} off the `tables` of one."
+            )
+        first = configs[0]
+        for key, value in _held(table, config).items():
+            if value != (expected := _held(table, first)[key]):
+                raise ConfigError(
+                    f"params.yaml: experiments {first.experiment} and {config.experiment} of "
+                    f"{table} have {key} {expected} and {value}, which the table does not show. "
+                    f"Make them equal, or take {table} off the `tables` of one."
+                )
+    if table in SHOWN and configs and SPLIT not in configs[0].dataset.splits:
+        name = configs[0].dataset_name
+        raise ConfigError(
+            f"params.yaml: {table} shows {SPLIT}, which profiles.{params.profile}.datasets.{name}."
+            f"splits lacks. Add it, or give the experiments of {table} another dataset."
+        )
+
+
+def _row(table: str, config: Config) -> str:
+    if table not in SHOWN:
+        return f"{config.tower.label} on {config.dataset_name}"
+    return ", ".join(f"{key} {getattr(config.model, key)}" for key in SHOWN[table])
+
+
+def _held(table: str, config: Config) -> dict[str, Any]:
+    """What all rows of a table must share: Pr@X and IoU are of one threshold."""
+    held: dict[str, Any] = {"evaluate.threshold": config.evaluate.threshold}
+    if table in SHOWN:
+        held |= {"dataset": config.dataset_name, "tower": config.tower_name}
+        hidden = [key for key in SWITCHES if key not in SHOWN[table]]
+        held |= {f"model.{key}": getattr(config.model, key) for key in hidden}
+    return held
+
+
+def unlike(table: str, params: Params) -> list[str]:
+    """Return a phrase for every other value in which an experiment differs from the first."""
+    phrases = []
+    first, *others = configs_of(table, params)
+    expected = _values(first)
+    for config in others:
+        for key, value in _values(config).items():
+            if value != expected[key]:
+                phrases.append(
+                    f"{config.experiment} has {key} {value}, {first.experiment} {expected[key]}"
+                )
+    return phrases
+
+
+def _values(config: Config) -> dict[str, Any]:
+    values = {
+        f"{section}.{key}": value
+        for section in ("model", "train")
+        for key, value in getattr(config, section).model_dump().items()
+    }
+    skipped = HARMLESS | {f"model.{key}" for key in SWITCHES}
+    return {key: value for key, value in values.items() if key not in skipped}
