@@ -1,0 +1,34 @@
+from mmnet.report.claim_list import wanted_runs
+
+CLAIM_RUNS = [run for run in wanted_runs(PARAMS) if run[0] in PARAMS.experiments]
+CLAIM_ROWS = [LAYOUT.rows(*run) for run in CLAIM_RUNS]
+
+
+rule write_claims:
+    input:
+        needed(CLAIM_ROWS),
+    output:
+        [RESULTS / f"claims.{suffix}" for suffix in ("json", "md")],
+        report(
+            RESULTS / "claims.html",
+            caption="../report/claims.rst",
+            category="Claims",
+            labels={"Claims": "with verdicts"},
+        ),
+    log:
+        LOGS / "write_claims.log",
+    conda:
+        ENVIRONMENT
+    params:
+        profile=PARAMS.profile,
+        label=PROFILE.label,
+        procedural=PROFILE.shapes is not None,
+        seeds=PARAMS.seeds,
+        runs=[json.dumps(PARAMS.resolve(*run).identity()) for run in CLAIM_RUNS],
+        rows=found(CLAIM_ROWS),
+        code=code_version("mmnet.report.claims"),
+        page=code_version("mmnet.report.page"),
+    message:
+        "Testing the paper's claims"
+    shell:
+        "mmnet report claims 2>&1 | tee {log}"
