@@ -101,3 +101,11 @@ class Layout:
 
     def scores(self, experiment: str, seed: int | str) -> Path:
         return self.run(experiment, seed) / "scores.json"
+
+    def examples(self, experiment: str, seed: int | str) -> Path:
+        """What Figure 5 shows of the run and of its twin without MMP."""
+        return self.run(experiment, seed) / "examples.npz"
+
+    def queries(self, experiment: str, seed: int | str) -> Path:
+        """What Figure 6 shows of the run."""
+        return self.run(experiment, seed) / "queries.npz"

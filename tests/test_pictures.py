@@ -142,3 +142,12 @@ def test_the_pictures_of_the_readme_are_drawn_from_a_finished_run(
     drawn = examples(tiny.config, layout)
     assert len(drawn) == 3
     assert all(count(picture, BLUE) > 50 for picture in drawn)
+
+
+def test_arrays_are_drawn_as_tensors_are() -> None:
+    image = torch.randint(0, 255, (3, 30, 40), dtype=torch.uint8)
+    mask = torch.rand(30, 40) > 0.5
+    drawn = overlay(image, mask, BLUE)
+    assert np.array_equal(drawn, overlay(image.numpy(), mask.numpy(), BLUE))
+    as_strided = image.permute(1, 2, 0).contiguous().permute(2, 0, 1)  # as decoded images lie
+    assert np.array_equal(drawn, overlay(as_strided, mask, BLUE))

@@ -4,9 +4,9 @@ import textwrap
 import unicodedata
 from collections.abc import Mapping, Sequence
 
-import torch
+import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont, ImageOps
-from torch import Tensor
 
 BLUE, ORANGE = (0, 114, 178), (230, 120, 0)  # told apart by colour-blind eyes too
 SIDE = 240  # pixels of a tile's longer side, however large the image
@@ -16,24 +16,24 @@ NARROWEST = 90  # pixels of a tile's place: room for its label
 
 
 def comparison(
-    sentence: str, image: Tensor, truth: Tensor, predictions: Mapping[str, Tensor]
+    sentence: str, image: ArrayLike, truth: ArrayLike, predictions: Mapping[str, ArrayLike]
 ) -> Image.Image:
     """Draw a sentence above its image, the ground truth, and one or more labelled predictions.
 
-    The image is (3, h, w) of bytes, masks are (h, w) bool.
+    The image is (3, h, w) of bytes, masks are (h, w) bool, as tensors or arrays.
     """
     tiles = {"image": shrunk(image), "ground truth": overlay(image, truth, BLUE)}
     tiles |= {label: overlay(image, mask, ORANGE) for label, mask in predictions.items()}
     return strip(sentence, tiles)
 
 
-def overlay(image: Tensor, mask: Tensor, colour: tuple[int, int, int]) -> Image.Image:
+def overlay(image: ArrayLike, mask: ArrayLike, colour: tuple[int, int, int]) -> Image.Image:
     """Draw the image with all but the mask paled, and the mask tinted and outlined."""
     picture = shrunk(image)
     pale = Image.blend(ImageOps.grayscale(picture).convert("RGB"), _plain(picture, "white"), 0.55)
     tinted = Image.blend(picture, _plain(picture, colour), 0.3)
     # A pixel of the sheet is in the mask if any of those it stands for is: nothing gets lost.
-    whole = Image.fromarray(mask.to(torch.uint8).mul(255).numpy())
+    whole = Image.fromarray(np.asarray(mask, dtype=np.uint8) * 255)
     inside = whole.resize(picture.size, Image.Resampling.BOX).point(lambda value: 255 * (value > 0))
     picture = Image.composite(tinted, pale, inside)
     # A dark line with a light one around it shows on any image; at the border, inside it.
@@ -87,9 +87,9 @@ def sheet(rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
     return picture
 
 
-def shrunk(image: Tensor) -> Image.Image:
+def shrunk(image: ArrayLike) -> Image.Image:
     """Bring an image (3, h, w) of bytes to the size of a tile; small ones grow."""
-    picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+    picture = Image.fromarray(np.ascontiguousarray(np.moveaxis(np.asarray(image), 0, 2)))
     scale = SIDE / max(picture.size)
     size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
     return picture.resize(size, Image.Resampling.LANCZOS)
