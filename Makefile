@@ -11,7 +11,7 @@ COMPILE = $(UV) pip compile pyproject.toml --python-version 3.11 --universal --g
 	--no-emit-index-url --no-header --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help table1 test lint format lock clean
+.PHONY: help all report table1 test lint format lock clean
 # Two targets at once would install into one environment at once.
 .NOTPARALLEL:
 
@@ -20,6 +20,12 @@ help: ## list the targets
 
 table1: .venv/installed ## install what is locked, then train, evaluate and write results/table1.*
 	$(RUN) snakemake --cores $(CORES) --use-conda results/table1.tex
+
+all: .venv/installed ## all tables, figures and claims, and, where LaTeX is, results/paper.pdf
+	$(RUN) snakemake --cores $(CORES) --use-conda
+
+report: all ## results/report.html: all of it, with parameters and run times, in one page
+	$(RUN) snakemake --use-conda --report results/report.html
 
 test: .venv/installed-dev ## install the test tools too, and run the tests
 	$(RUN) pytest -n 2 --dist loadgroup

@@ -7,15 +7,25 @@ min_version("9.27")
 configfile: "params.yaml"
 
 
+report: "workflow/report/workflow.rst"
+
+
 include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/claims.smk"
+include: "workflow/rules/figures.smk"
+include: "workflow/rules/paper.smk"
 
 
 rule all:
     default_target: True
     input:
-        "results/table1.tex",
+        [f"results/table{number}.tex" for number in (1, 2, 3, 4)],
+        [f"results/figure{number}.pdf" for number in (4, 5, 6)],
+        "results/claims.md",
         "results/data.md",
+        "results/parameters.md",
+        PAPER,

@@ -1,10 +1,12 @@
-"""Make the README's pictures from a finished `make table1`: python docs/make_pictures.py.
+"""Make the README's pictures from a finished `make all`: python docs/make_pictures.py.
 
 table1.png: results/table1.tex, typeset (needs pdflatex and pdftoppm).
 examples.png: for each data set, the val sentences at the quartiles of IoU (no taste involved):
 image, ground truth, prediction.
+figure6.png: results/figure6.png.
 """
 
+import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -35,13 +37,14 @@ PAGE = r"""\documentclass{article}
 
 def main() -> None:
     typeset(RESULTS / "table1.tex", DOCS / "table1.png")
+    shutil.copy(RESULTS / "figure6.png", DOCS / "figure6.png")
     params = load_params(Path("params.yaml"))
     layout = Layout(params.profile)
     rows = []
     for experiment, chosen in params.experiments.items():
         if chosen.tower == "vit_l":
             rows.append(examples(params.resolve(experiment, params.seeds[0]), layout))
-    sheet(rows).save(DOCS / "examples.png", optimize=True)
+    sheet(rows).quantize(256).save(DOCS / "examples.png", optimize=True)
 
 
 def typeset(table: Path, picture: Path) -> None:

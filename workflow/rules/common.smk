@@ -15,8 +15,11 @@ sys.path.insert(0, workflow.basedir)
 from mmnet.code_version import code_version
 from mmnet.config import load_params
 from mmnet.errors import ConfigError, MMNetError
+from mmnet.evaluate.pair import shown_run, without_mmp
+from mmnet.files import checksum
 from mmnet.layout import RESULTS, Layout
 from mmnet.overrides import overrides_between
+from mmnet.report.runs import TABLES, check_rows
 
 
 envvars:
@@ -59,6 +62,8 @@ try:
     }
     for tower, values in PROFILE.towers.items():
         LAYOUT.weights(tower, values)
+    for table in TABLES:
+        check_rows(table, PARAMS)
     for name, dataset in PROFILE.datasets.items():
         for file in ("instances.json", f"refs({dataset.refs}).p"):
             if SOURCES[name].is_dir() and not (SOURCES[name] / file).is_file():
@@ -134,6 +139,49 @@ def towers_from(source):
         name for name, tower in PROFILE.towers.items() if tower.pretrained == source
     ]
     return "|".join(names) or "none of them"
+
+
+def needed(paths):
+    """Files of runs; with allow_missing none: as inputs, Snakemake would train what is missing."""
+    return [] if PARAMS.allow_missing else paths
+
+
+def found(paths):
+    """With allow_missing, which of them there are, and that they are the same."""
+    return {
+        str(path): checksum(path)
+        for path in paths
+        if PARAMS.allow_missing and path.exists()
+    }
+
+
+def drawn_from(path):
+    """What Figures 5 and 6 are drawn from: of the first seed."""
+    try:
+        return path(shown_run(PARAMS), PARAMS.seeds[0])
+    except MMNetError as error:
+        raise WorkflowError(str(error)) from None
+
+
+def pair_of(wildcards):
+    """A run and its twin without MMP."""
+    config = run_config(wildcards)
+    try:
+        return [config, without_mmp(PARAMS, config)]
+    except MMNetError as error:
+        raise WorkflowError(str(error)) from None
+
+
+def files_of(configs):
+    return [
+        path(config.experiment, config.seed)
+        for config in configs
+        for path in (LAYOUT.checkpoint, LAYOUT.rows)
+    ]
+
+
+def identities(configs):
+    return [json.dumps(config.identity()) for config in configs]
 
 
 def run_inputs(wildcards):

@@ -1,25 +1,48 @@
-rule write_table1:
-    input:
-        [LAYOUT.scores(name, seed) for name, seed in runs_of("table1")],
-    output:
-        [RESULTS / f"table1.{suffix}" for suffix in ("tex", "csv", "md")],
-    log:
-        LOGS / "write_table1.log",
-    conda:
-        ENVIRONMENT
-    params:
-        profile=PARAMS.profile,
-        label=PROFILE.label,
-        seeds=PARAMS.seeds,
-        rows=[
-            (name, PROFILE.towers[PARAMS.experiments[name].tower].label)
-            for name, _ in runs_of("table1")
-        ],
-        code=code_version("mmnet.report.tables"),
-    message:
-        "Writing Table 1"
-    shell:
-        "mmnet report table1 2>&1 | tee {log}"
+# In the report's menu.
+SHOWN_AS = {
+    "table1": "1: three data sets",
+    "table2": "2: number of queries",
+    "table3": "3: Multi-Mask Projector",
+    "table4": "4: f_vg and MQE",
+}
+
+for TABLE in TABLES:
+    SCORES = [LAYOUT.scores(*run) for run in runs_of(TABLE)]
+    MODULE = "table1" if TABLE == "table1" else "ablations"
+
+    rule:
+        name:
+            f"write_{TABLE}"
+        input:
+            needed(SCORES),
+        output:
+            [RESULTS / f"{TABLE}.{suffix}" for suffix in ("tex", "csv", "md")],
+            report(
+                RESULTS / f"{TABLE}.html",
+                caption=f"../report/{TABLE}.rst",
+                category="Tables",
+                labels={"Table": SHOWN_AS[TABLE]},
+            ),
+        log:
+            LOGS / f"write_{TABLE}.log",
+        conda:
+            ENVIRONMENT
+        params:
+            table=TABLE,
+            profile=PARAMS.profile,
+            label=PROFILE.label,
+            seeds=PARAMS.seeds,
+            runs=[
+                (json.dumps(config.identity()), config.tower.label)
+                for config in [PARAMS.resolve(*run) for run in runs_of(TABLE)]
+            ],
+            scores=found(SCORES),
+            code=code_version(f"mmnet.report.{MODULE}"),
+            page=code_version("mmnet.report.page"),
+        message:
+            f"Writing {TABLE}"
+        shell:
+            "mmnet report {params.table} 2>&1 | tee {log}"
 
 
 rule write_data_report:
@@ -27,6 +50,12 @@ rule write_data_report:
         [LAYOUT.table(name) for name in DATASETS],
     output:
         [RESULTS / f"data.{suffix}" for suffix in ("csv", "md")],
+        report(
+            RESULTS / "data.html",
+            caption="../report/data.rst",
+            category="Data",
+            labels={"Data": "sizes, sentences, masks, leakage"},
+        ),
     log:
         LOGS / "write_data_report.log",
     conda:
@@ -39,7 +68,32 @@ rule write_data_report:
             for name, dataset in PROFILE.datasets.items()
         ],
         code=code_version("mmnet.report.data"),
+        page=code_version("mmnet.report.page"),
     message:
         "Describing the data"
     shell:
         "mmnet report data 2>&1 | tee {log}"
+
+
+rule write_parameters:
+    output:
+        RESULTS / "parameters.md",
+        report(
+            RESULTS / "parameters.html",
+            caption="../report/parameters.rst",
+            category="Parameters",
+            labels={"Parameters": "all runs"},
+        ),
+    log:
+        LOGS / "write_parameters.log",
+    conda:
+        ENVIRONMENT
+    params:
+        profile=PARAMS.profile,
+        values=as_json(PARAMS),
+        code=code_version("mmnet.report.parameters"),
+        page=code_version("mmnet.report.page"),
+    message:
+        "Writing the parameters"
+    shell:
+        "mmnet report parameters 2>&1 | tee {log}"
