@@ -13,7 +13,8 @@ import pandas as pd
 
 from mmnet.config import Config, Params
 from mmnet.evaluate.metrics import METRICS
-from mmnet.report.runs import SHOWN, SPLIT, SWITCHES, configs_of, unlike
+from mmnet.evaluate.pair import SPLIT
+from mmnet.report.runs import SHOWN, SWITCHES, configs_of, unlike
 from mmnet.report.scores import Scores, read_scores
 from mmnet.report.tables import (
     HEADLINE,

@@ -8,8 +8,9 @@ from matplotlib.figure import Figure
 
 from mmnet.config import Params
 from mmnet.evaluate.metrics import THRESHOLDS
+from mmnet.evaluate.pair import SPLIT
 from mmnet.report.drawing import LINE, SMALL, TEXT, WIDTH, put_note, save, style, wrap
-from mmnet.report.runs import SPLIT, configs_of
+from mmnet.report.runs import configs_of
 from mmnet.report.scores import Scores, missing_runs, read_scores
 from mmnet.report.tables import TITLES, published_rows
 

@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 from mmnet.config import Config, Params, TableName
 from mmnet.errors import ConfigError
+from mmnet.evaluate.pair import SPLIT
 
 Run = tuple[str, int]
 """Experiment and seed."""
@@ -20,8 +21,6 @@ SHOWN = {
     "table4": ("f_vg", "mqe"),
 }
 """Those that a table shows; in the others its rows must agree."""
-SPLIT = "testA"
-"""Of Tables 2-4."""
 HARMLESS = {"train.device", "train.threads", "train.workers"}
 """How a run is computed, not what."""
 

@@ -10,8 +10,9 @@ import pandas as pd
 
 from mmnet.config import Config, Params
 from mmnet.evaluate.metrics import METRICS
+from mmnet.evaluate.pair import SPLIT
 from mmnet.files import atomic_write
-from mmnet.report.runs import SHOWN, SPLIT, runs_of
+from mmnet.report.runs import SHOWN, runs_of
 from mmnet.report.scores import Scores, missing_runs
 
 COLUMNS = [

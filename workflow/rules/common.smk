@@ -19,7 +19,7 @@ from mmnet.evaluate.pair import shown_run, without_mmp
 from mmnet.files import checksum
 from mmnet.layout import RESULTS, Layout
 from mmnet.overrides import overrides_between
-from mmnet.report.runs import TABLES, check_rows
+from mmnet.report.runs import TABLES, check_rows, runs_of
 
 
 envvars:
@@ -94,16 +94,6 @@ def as_json(section, less=None):
 
 def run_config(wildcards):
     return PARAMS.resolve(wildcards.experiment, int(wildcards.seed))
-
-
-def runs_of(table):
-    """(experiment, seed) of a table's rows."""
-    return [
-        (name, seed)
-        for name, experiment in PARAMS.experiments.items()
-        if table in experiment.tables
-        for seed in PARAMS.seeds
-    ]
 
 
 def drawn_archives(wildcards):

@@ -1,4 +1,4 @@
-FIGURE4_SCORES = [LAYOUT.scores(*run) for run in runs_of("table2")]
+FIGURE4_SCORES = [LAYOUT.scores(*run) for run in runs_of("table2", PARAMS)]
 
 
 rule write_figure4:
@@ -22,7 +22,7 @@ rule write_figure4:
         seeds=PARAMS.seeds,
         runs=[
             (json.dumps(config.identity()), config.tower.label)
-            for config in [PARAMS.resolve(*run) for run in runs_of("table2")]
+            for config in [PARAMS.resolve(*run) for run in runs_of("table2", PARAMS)]
         ],
         scores=found(FIGURE4_SCORES),
         code=code_version("mmnet.report.figures"),

@@ -7,7 +7,7 @@ SHOWN_AS = {
 }
 
 for TABLE in TABLES:
-    SCORES = [LAYOUT.scores(*run) for run in runs_of(TABLE)]
+    SCORES = [LAYOUT.scores(*run) for run in runs_of(TABLE, PARAMS)]
     MODULE = "table1" if TABLE == "table1" else "ablations"
 
     rule:
@@ -34,7 +34,7 @@ for TABLE in TABLES:
             seeds=PARAMS.seeds,
             runs=[
                 (json.dumps(config.identity()), config.tower.label)
-                for config in [PARAMS.resolve(*run) for run in runs_of(TABLE)]
+                for config in [PARAMS.resolve(*run) for run in runs_of(TABLE, PARAMS)]
             ],
             scores=found(SCORES),
             code=code_version(f"mmnet.report.{MODULE}"),
