@@ -45,9 +45,8 @@ format: .venv/installed-dev ## set Python and Snakemake files in our style
 lock: .venv/installed-dev ## lock again after pyproject.toml changed; UPGRADE=--upgrade takes news
 	@command -v $(UV) >/dev/null || { echo "$(UV) is not on the PATH. Install uv (pip install uv in\
  an environment of its own), or give UV=/path/to/uv." >&2; exit 1; }
-	$(COMPILE) $(UPGRADE) --output-file requirements.lock
-	$(COMPILE) --extra dev --constraint requirements.lock $(UPGRADE) \
-		--output-file requirements-dev.lock
+	$(COMPILE) --extra dev $(UPGRADE) --output-file requirements-dev.lock
+	$(COMPILE) --constraint requirements-dev.lock $(UPGRADE) --output-file requirements.lock
 	$(RUN) python .ci/lock.py requirements.lock requirements-dev.lock environment.yml
 
 clean: ## remove results and caches; data, weights and runs stay
