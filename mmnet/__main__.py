@@ -95,6 +95,17 @@ def _parser() -> argparse.ArgumentParser:
         choices=[*TABLES, "data", "claims", "parameters"],
         help="%(choices)s",
     )
+    command.add_argument(
+        "--from-mlflow", action="store_true", help="of table1-4: read the scores there instead"
+    )
+    command = add("mlflow-sync", "Send to MLflow what it lacks of the profile's runs.")
+    command.add_argument(
+        "folders",
+        type=Path,
+        nargs="*",
+        metavar="FOLDER",
+        help="runs/PROFILE/EXPERIMENT/seedN; default: all",
+    )
     command = add("plan", "Print the runs of tables: FLOPs, GPU hours, memory and disk.")
     command.add_argument(
         "tables", metavar="TABLE", nargs="*", help=f"{', '.join(TABLES)}; default: all"

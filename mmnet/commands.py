@@ -5,8 +5,11 @@ torch does not wait for it.
 """
 
 import argparse
+import contextlib
 import json
 import os
+import tempfile
+from pathlib import Path
 from typing import Any
 
 from mmnet.config import (
@@ -19,7 +22,7 @@ from mmnet.config import (
 )
 from mmnet.errors import ConfigError
 from mmnet.layout import RESULTS, Layout
-from mmnet.report.runs import TABLES, runs_of
+from mmnet.report.runs import TABLES, rows_of_run, runs_of
 
 
 def load(arguments: argparse.Namespace) -> tuple[Params, Layout]:
@@ -90,47 +93,72 @@ def pretrain(arguments: argparse.Namespace) -> None:
 def train(arguments: argparse.Namespace) -> None:
     from mmnet.data.download import verify_placed
     from mmnet.train.loop import fit
+    from mmnet.train.provenance import check_clean
+    from mmnet.train.tracking import recorded
 
+    params, _ = load(arguments)
     config, layout = load_run(arguments)
+    if params.mlflow.require_clean:
+        check_clean(Path())
     if config.tower.pretrained == "openai":
-        params, _ = load(arguments)
         tower = config.tower_name
         cure = f"Fetch it: mmnet download-clip {tower}."
         verify_placed(params.active.weights[tower], layout.clip(tower), cure=cure)
-    fit(
-        config,
-        table=layout.table(config.dataset_name),
-        images=layout.images,
-        manifest=layout.manifest,
-        weights=layout.weights(config.tower_name, config.tower),
-        folder=layout.run(config.experiment, config.seed),
-        device=_device(arguments.device, config.train),
-    )
+    device = _device(arguments.device, config.train)
+    inputs: dict[str, Any] = {
+        "table": layout.table(config.dataset_name),
+        "manifest": layout.manifest,
+        "weights": layout.weights(config.tower_name, config.tower),
+        "device": device,
+    }
+    tables = rows_of_run(config, params)
+    with (
+        recorded(config, layout, tables=tables, **inputs)
+        if params.mlflow.enabled
+        else contextlib.nullcontext()
+    ):
+        folder = layout.run(config.experiment, config.seed)
+        fit(config, images=layout.images, folder=folder, **inputs)
 
 
 def predict(arguments: argparse.Namespace) -> None:
+    from mmnet.evaluate.grid import write_predictions
     from mmnet.evaluate.predict import predict_splits
 
     config, layout = load_run(arguments)
-    predict_splits(
-        config,
-        checkpoint=arguments.checkpoint or layout.checkpoint(config.experiment, config.seed),
-        table=layout.table(config.dataset_name),
-        images=layout.images,
-        output=layout.rows(config.experiment, config.seed),
-        device=_device(arguments.device, config.train),
-    )
+    inputs: dict[str, Any] = {
+        "checkpoint": arguments.checkpoint or layout.checkpoint(config.experiment, config.seed),
+        "table": layout.table(config.dataset_name),
+        "images": layout.images,
+        "device": _device(arguments.device, config.train),
+    }
+    rows = layout.rows(config.experiment, config.seed)
+    predict_splits(config, output=rows, **inputs)
+    picture = layout.predictions(config.experiment, config.seed)
+    write_predictions(config, rows=rows, output=picture, **inputs)
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
     from mmnet.evaluate.metrics import score_run
     from mmnet.files import atomic_write
+    from mmnet.train.run_files import RunFiles
+    from mmnet.train.sync import send
 
     config, layout = load_run(arguments)
     scores = score_run(config, rows=layout.rows(config.experiment, config.seed))
     with atomic_write(layout.scores(config.experiment, config.seed)) as file:
         json.dump(scores, file, indent=1)
         file.write("\n")
+    params, _ = load(arguments)
+    if params.mlflow.enabled:
+        send(RunFiles(layout, config.experiment, config.seed), rows_of_run(config, params))
+
+
+def mlflow_sync(arguments: argparse.Namespace) -> None:
+    from mmnet.train.sync import sync_all
+
+    params, layout = load(arguments)
+    sync_all(layout, arguments.folders, params=params, rows_of_run=rows_of_run)
 
 
 def report(arguments: argparse.Namespace) -> None:
@@ -151,21 +179,25 @@ def report(arguments: argparse.Namespace) -> None:
 
         write_parameters(RESULTS, params=params)
     else:
-        _report_table(arguments.table, params, layout)
+        _report_table(arguments.table, params, layout, from_mlflow=arguments.from_mlflow)
     write_page(RESULTS / f"{arguments.table}.md")
 
 
-def _report_table(table: str, params: Params, layout: Layout) -> None:
+def _report_table(table: str, params: Params, layout: Layout, *, from_mlflow: bool) -> None:
     from mmnet.report.ablations import write_ablation
+    from mmnet.report.from_mlflow import write_scores
     from mmnet.report.table1 import write_table1
 
-    scores = [layout.scores(*run) for run in runs_of(table, params)]
-    # Those that are not there are named together.
-    scores = [path for path in scores if path.exists()]
-    if table == "table1":
-        write_table1(scores, RESULTS, params=params)
-    else:
-        write_ablation(table, scores, RESULTS, params=params)
+    with tempfile.TemporaryDirectory() as folder:
+        scores = [layout.scores(*run) for run in runs_of(table, params)]
+        # Those that are not there are named together.
+        scores = [path for path in scores if path.exists()]
+        if from_mlflow:
+            scores = write_scores(table, Path(folder), params=params)
+        if table == "table1":
+            write_table1(scores, RESULTS, params=params)
+        else:
+            write_ablation(table, scores, RESULTS, params=params)
 
 
 def paper(arguments: argparse.Namespace) -> None:

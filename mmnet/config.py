@@ -260,6 +260,15 @@ class ExperimentConfig(Strict):
     evaluate: dict[str, Any] = {}
 
 
+class MLflowConfig(Strict):
+    """How runs are recorded; no part of what they are, so that turning it retrains nothing."""
+
+    enabled: bool
+    """Each run is sent to MLflow as it goes: to MLFLOW_TRACKING_URI, or mlflow.db in the root."""
+    require_clean: bool
+    """Refuse to train from a tree with changes that git does not have: no revision names it."""
+
+
 class Params(Strict):
     """params.yaml, whole."""
 
@@ -267,6 +276,7 @@ class Params(Strict):
     seeds: Annotated[list[Seed], Field(min_length=1)]
     allow_missing: bool
     """Tables are written without the runs that have no scores yet, and name them."""
+    mlflow: MLflowConfig
     experiments: dict[Name, ExperimentConfig]
     profiles: dict[Name, ProfileConfig]
 

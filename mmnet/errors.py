@@ -17,5 +17,9 @@ class CheckpointError(MMNetError):
     """Weights that are damaged, or belong to something else."""
 
 
+class TrackingError(MMNetError):
+    """MLflow's store, or a run's record of its own, that cannot be read or written."""
+
+
 class TrainingError(MMNetError):
     """A run that cannot go on, such as one whose loss is not finite."""

@@ -90,6 +90,10 @@ class Layout:
     def run(self, experiment: str, seed: int | str) -> Path:
         return Path("runs") / self.profile / experiment / f"seed{seed}"
 
+    def tracking(self, experiment: str, seed: int | str) -> Path:
+        """What MLflow gets beside the results. It holds times: never an output of a rule."""
+        return self.run(experiment, seed) / "tracking"
+
     def checkpoint(self, experiment: str, seed: int | str) -> Path:
         return self.run(experiment, seed) / "checkpoint.pt"
 
@@ -98,6 +102,10 @@ class Layout:
 
     def rows(self, experiment: str, seed: int | str) -> Path:
         return self.run(experiment, seed) / "rows.parquet"
+
+    def predictions(self, experiment: str, seed: int | str) -> Path:
+        """Some sentences of `val`, the same for all runs on a data set, with predicted masks."""
+        return self.run(experiment, seed) / "predictions.png"
 
     def scores(self, experiment: str, seed: int | str) -> Path:
         return self.run(experiment, seed) / "scores.json"

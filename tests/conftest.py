@@ -21,6 +21,7 @@ SLICE = ROOT.parent / "shared" / "data" / "refcoco-slice"
 
 TINY = [
     "profile=mini",
+    "mlflow.enabled=false",
     "profiles.mini.shapes.image_sizes=[[64, 48], [48, 64]]",
     "profiles.mini.shapes.images.refcoco={train: 8, val: 3, testA: 2, testB: 2}",
     "profiles.mini.shapes.images.refcocog={train: 6, val: 2, test: 2}",

@@ -25,8 +25,24 @@ HARMLESS = {"train.device", "train.threads", "train.workers"}
 """How a run is computed, not what."""
 
 
+TITLES = {
+    "table1": "Table 1: three data sets",
+    "table2": "Table 2: number of queries",
+    "table3": "Table 3: Multi-Mask Projector",
+    "table4": "Table 4: f_vg and MQE",
+}
+
+
 def experiments_of(table: str, params: Params) -> list[str]:
     return [name for name, experiment in params.experiments.items() if table in experiment.tables]
+
+
+def rows_of_run(config: Config, params: Params) -> list[dict[str, str]]:
+    """Return the tables that a run serves: name, title and row."""
+    return [
+        {"name": table, "title": TITLES[table], "row": row_of(table, config)}
+        for table in params.experiments[config.experiment].tables
+    ]
 
 
 def runs_of(table: str, params: Params) -> list[Run]:
@@ -48,7 +64,7 @@ def check_rows(table: str, params: Params) -> None:
     taken: dict[str, str] = {}
     configs = configs_of(table, params)
     for config in configs:
-        other = taken.setdefault(row := _row(table, config), config.experiment)
+        other = taken.setdefault(row := row_of(table, config), config.experiment)
         if other != config.experiment:
             # Otherwise two experiments would pass for two seeds of one.
             raise ConfigError(
@@ -71,7 +87,8 @@ def check_rows(table: str, params: Params) -> None:
         )
 
 
-def _row(table: str, config: Config) -> str:
+def row_of(table: str, config: Config) -> str:
+    """Name a run's row of a table by what tells it from the others."""
     if table not in SHOWN:
         return f"{config.tower.label} on {config.dataset_name}"
     return ", ".join(f"{key} {getattr(config.model, key)}" for key in SHOWN[table])

@@ -19,7 +19,7 @@ from mmnet.evaluate.pair import shown_run, without_mmp
 from mmnet.files import checksum
 from mmnet.layout import RESULTS, Layout
 from mmnet.overrides import overrides_between
-from mmnet.report.runs import TABLES, check_rows, runs_of
+from mmnet.report.runs import TABLES, TITLES, check_rows, runs_of
 
 
 envvars:

@@ -4,7 +4,8 @@ rule predict_masks:
         table=lambda wildcards: LAYOUT.table(run_config(wildcards).dataset_name),
         images=LAYOUT.manifest,
     output:
-        LAYOUT.rows("{experiment}", "{seed}"),
+        rows=LAYOUT.rows("{experiment}", "{seed}"),
+        predictions=LAYOUT.predictions("{experiment}", "{seed}"),
     log:
         LOGS / "predict_masks" / "{experiment}.seed{seed}.log",
     conda:
@@ -15,6 +16,7 @@ rule predict_masks:
     params:
         evaluate=lambda wildcards: as_json(run_config(wildcards).evaluate),
         code=code_version("mmnet.evaluate.predict"),
+        grid=code_version("mmnet.evaluate.grid"),
     message:
         "Predicting {wildcards.experiment}, seed {wildcards.seed}"
     shell:

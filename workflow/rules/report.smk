@@ -1,11 +1,4 @@
 # In the report's menu.
-SHOWN_AS = {
-    "table1": "1: three data sets",
-    "table2": "2: number of queries",
-    "table3": "3: Multi-Mask Projector",
-    "table4": "4: f_vg and MQE",
-}
-
 for TABLE in TABLES:
     SCORES = [LAYOUT.scores(*run) for run in runs_of(TABLE, PARAMS)]
     MODULE = "table1" if TABLE == "table1" else "ablations"
@@ -21,7 +14,7 @@ for TABLE in TABLES:
                 RESULTS / f"{TABLE}.html",
                 caption=f"../report/{TABLE}.rst",
                 category="Tables",
-                labels={"Table": SHOWN_AS[TABLE]},
+                labels={"Table": TITLES[TABLE].removeprefix("Table ")},
             ),
         log:
             LOGS / f"write_{TABLE}.log",
