@@ -4,6 +4,7 @@ PYTHON ?= $(firstword $(foreach p,python3.11 python3 python,$(shell $(p) -c \
 	'import ensurepip, sys, venv; sys.version_info[:2] == (3, 11) and print("$(p)")' 2>/dev/null)))
 UV ?= uv
 CORES ?= all
+PORT ?= 5000
 
 BIN := $(CURDIR)/.venv/bin
 RUN := PATH="$(BIN):$$PATH"
@@ -11,7 +12,7 @@ COMPILE = $(UV) pip compile pyproject.toml --python-version 3.11 --universal --g
 	--no-emit-index-url --no-header --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help all report table1 test lint format lock clean
+.PHONY: help all report table1 ui test lint format lock clean
 # Two targets at once would install into one environment at once.
 .NOTPARALLEL:
 
@@ -26,6 +27,12 @@ all: .venv/installed ## all tables, figures and claims, and, where LaTeX is, res
 
 report: all ## results/report.html: all of it, with parameters and run times, in one page
 	$(RUN) snakemake --use-conda --report results/report.html
+
+ui: .venv/installed ## MLflow's page of all runs; PORT=5001 where 5000 is taken
+	$(RUN) python -m mmnet mlflow-sync
+	@echo 'In a browser: http://127.0.0.1:$(PORT)/#/experiments?workflowType=machine_learning'
+	$(RUN) MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui \
+		--backend-store-uri "sqlite:///$(CURDIR)/mlflow.db" --workers 1 --port $(PORT)
 
 test: .venv/installed-dev ## install the test tools too, and run the tests
 	$(RUN) pytest -n 2 --dist loadgroup

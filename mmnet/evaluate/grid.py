@@ -15,7 +15,7 @@ from mmnet.evaluate.predict import load_model, predict_masks
 from mmnet.files import atomic_path
 
 COLUMNS, ROWS = 2, 3
-COLOURS = 128
+COLOURS = 256
 """Enough for tinted pictures, in a third of the bytes."""
 
 

@@ -19,6 +19,7 @@ from filelock import FileLock
 
 from mmnet.errors import TrackingError
 from mmnet.files import atomic_path
+from mmnet.train.mlflow_views import saved_view
 from mmnet.train.record_names import experiment_name, experiment_note
 from mmnet.train.run_files import milliseconds
 from mmnet.train.run_record import Point, RunRecord
@@ -109,10 +110,7 @@ class Store:
         found = self.client.get_experiment_by_name(name)
         if found is None:
             place = (self.root / ARTIFACTS / profile).as_uri() if self.is_own else None
-            tags = {
-                "mlflow.note.content": experiment_note(profile),
-                "mlflow.experimentKind": "custom_model_development",
-            }
+            tags = {"mlflow.note.content": experiment_note(profile)}
             try:
                 return str(self.client.create_experiment(name, place, tags))
             except MlflowException as error:
@@ -142,6 +140,8 @@ class Store:
             now = milliseconds()
             run: Run = self.client.create_run(experiment, now, tags, table["title"])
             self.client.set_terminated(run.info.run_id, "FINISHED", now)
+            view = saved_view(table["name"], table["title"], now)
+            self.client.set_experiment_tag(experiment, *view)
             return run
 
         key = experiment, table["name"]
@@ -245,18 +245,19 @@ def _hush() -> None:
     # A call that hangs holds nothing up that could not be sent later.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of its dependencies, about one another
+        import mlflow.tracking.client  # noqa: F401  its import sets its own level
     for name in ("mlflow", "alembic", "sqlalchemy", "urllib3"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _client(uri: str) -> Any:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of MLflow's dependencies, about one another
+        warnings.simplefilter("ignore")
         from mlflow.tracking.client import MlflowClient
 
-        client = MlflowClient(uri)
-        logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # its import sets its own level
-        return client
+        return MlflowClient(uri)
 
 
 def _prepare_database(path: Path) -> None:

@@ -23,9 +23,9 @@ def experiment_name(profile: str) -> str:
 
 def experiment_note(profile: str) -> str:
     return (
-        f"All runs of mmnet's profile `{profile}`; numbers of different profiles do not compare. "
-        "Each table of the paper is a parent: unfold it, select its runs and *Compare*. A run that "
-        f"serves several tables lies under the first; its tag `tables` names all. {NUMBERS}"
+        f"Runs of mmnet's profile `{profile}`; other profiles' numbers do not compare. *Views* has "
+        "one for each table: all its runs, with its columns. In the plain list a run lies under "
+        f"the first table that it serves. {NUMBERS}"
     )
 
 
