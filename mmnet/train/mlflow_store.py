@@ -242,6 +242,7 @@ def _lacking(run: "Run", points: list[Point]) -> list[Point]:
 def _hush() -> None:
     """Keep MLflow's own words out of our logs, and ours from its makers."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     # A call that hangs holds nothing up that could not be sent later.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")

@@ -7,8 +7,8 @@ from typing import Any
 EPOCHS = "val per epoch"
 NUMBERS = (
     "Metrics are fractions, not percent. `val/...`, `testA/...`: of the best checkpoint, at the "
-    "images' original size; their step is its epoch. `val per epoch/...` and `train/...`: while "
-    "training; their step is the epoch. Pr_0.5 is Pr@0.5, which MLflow has no letters for."
+    "images' original size. `val per epoch/...` and `train/...`: while training; their step is the "
+    "epoch. Pr_0.5 is Pr@0.5, which MLflow has no letters for."
 )
 RUN_NOTE = (
     f"One training and its evaluation. {NUMBERS} Parameters are all that shapes the results; the "

@@ -27,6 +27,7 @@ SEND_EVERY = 60.0
 def main() -> None:
     profile, experiment, seed = sys.argv[1:]
     os.nice(10)
+    sys.stdout = sys.stderr  # whatever else is printed is for recorder.log
     follow(RunFiles(Layout(profile), experiment, int(seed)))
 
 
@@ -75,9 +76,9 @@ def _append(path: Path, line: dict[str, float]) -> None:
 
 def _say(message: str) -> None:
     try:
-        print(message, flush=True)
+        print(message, file=sys.__stdout__, flush=True)
     except BrokenPipeError:
-        sys.stdout = None  # killed: nobody is left to be told
+        pass  # the training was killed: nobody is left to be told
 
 
 if __name__ == "__main__":

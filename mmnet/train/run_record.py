@@ -24,7 +24,7 @@ SHOWN_CHANGES = 20
 
 
 class Point(NamedTuple):
-    """A value of a metric: step is the epoch, or, of the machine's, the number of the sample."""
+    """A value of a metric; step is the epoch, of the machine's the sample, of the scores 0."""
 
     key: str
     value: float
@@ -77,7 +77,7 @@ def read_run(
     is_published = metrics is not None and _same(metrics, run.metrics)
     scores = _own_scores(run, record, is_published)
     times = _times(run, metrics, len(lines), keep=noted is not None)
-    points = [*_epoch_points(lines, times), *_score_points(run, scores, lines), *_samples(run)]
+    points = [*_epoch_points(lines, times), *_score_points(run, scores), *_samples(run)]
     status = _status(run, record, training)
     ended = (record["ended"] or {}).get("time") or max([record["started"], *times])
     tables = record["tables"] if tables is None else tables
@@ -89,6 +89,7 @@ def read_run(
         tags |= {
             "checkpoint.path": str(run.checkpoint),
             "checkpoint.sha256": checksum(run.checkpoint),
+            "checkpoint.epoch": str(best_epoch(lines)),
         }
         if run.predictions.is_file() and _is_newer(run.predictions, run.finished):
             artifacts["predictions.png"] = run.predictions.read_bytes()
@@ -154,12 +155,11 @@ def _epoch_points(lines: Iterable[dict[str, Any]], times: list[int]) -> Iterable
             yield Point(key, value, at, line["epoch"])
 
 
-def _score_points(
-    run: RunFiles, scores: dict[str, Any] | None, lines: list[dict[str, Any]]
-) -> Iterable[Point]:
+def _score_points(run: RunFiles, scores: dict[str, Any] | None) -> Iterable[Point]:
     for split, values in (scores or {"splits": {}})["splits"].items():
         for metric, value in values.items():
-            yield Point(metric_name(split, metric), value, modified(run.scores), best_epoch(lines))
+            # Of one step in all runs, MLflow draws them as bars, one beside the other.
+            yield Point(metric_name(split, metric), value, modified(run.scores), 0)
 
 
 def _samples(run: RunFiles) -> Iterable[Point]:
