@@ -21,7 +21,7 @@ from mmnet.model.build import build_model
 
 COMMANDS = [
     *("shapes", "download", "prepare", "unpack-images", "download-clip", "pretrain"),
-    *("train", "predict", "evaluate", "report", "plan", "describe"),
+    *("train", "predict", "evaluate", "report", "mlflow-sync", "plan", "describe"),
 ]
 RUN = ["--experiment", "refcoco_vit_b"]
 SET = [argument for override in TINY for argument in ("--set", override)]

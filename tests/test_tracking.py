@@ -4,6 +4,7 @@ import contextlib
 import http.server
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -15,22 +16,21 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
+import psutil
 import pytest
 import torch
 from conftest import ROOT, TINY, Tiny
 
 from mmnet.__main__ import main
-from mmnet.code_version import code_version
 from mmnet.config import Config, Params, load_params
-from mmnet.errors import ConfigError, TrackingError
 from mmnet.evaluate.metrics import METRICS
 from mmnet.layout import Layout
 from mmnet.report.from_mlflow import scores_of
 from mmnet.report.runs import TABLES, rows_of_run
-from mmnet.train import loop, recorder, sync, tracking
+from mmnet.train import loop, sync, tracking
 from mmnet.train.mlflow_store import Store
 from mmnet.train.provenance import check_clean
 from mmnet.train.record_names import from_params, to_params
@@ -259,6 +259,16 @@ def test_server_killed_midway_costs_one_line_and_sync_sends_the_rest(
     assert_holds(Store(project), run)
 
 
+@contextlib.contextmanager
+def serving(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
 class Slow(http.server.BaseHTTPRequestHandler):
     """A server that takes a request, and its time."""
 
@@ -278,22 +288,18 @@ def test_a_server_that_hangs_holds_training_up_no_longer_than_the_patience(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    slow = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Slow)
-    slow.daemon_threads = True
-    threading.Thread(target=slow.serve_forever, daemon=True).start()
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{slow.server_port}")
     monkeypatch.setattr(tracking, "PATIENCE", 2.0)
     ended: list[float] = []
     finish = loop._publish
     monkeypatch.setattr(loop, "_publish", lambda *a: (finish(*a), ended.append(time.monotonic())))
-    run = train(tiny)
-    assert time.monotonic() - ended[0] < 4
+    with serving(Slow) as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        run = train(tiny)
+    assert time.monotonic() - ended[0] < 8
     (line,) = said(capsys)
     assert f"the store did not take all of {run.name} in 2 s" in line
     assert "Nothing is lost; to send the rest: mmnet mlflow-sync." in line
     assert_undisturbed(run, undisturbed)
-    slow.shutdown()
-    slow.server_close()
 
 
 # What is recorded.
@@ -343,3 +349,334 @@ def test_a_run_from_training_to_scores_is_recorded_with_all_that_tells_it(
     record = read_record(run)
     assert record is not None
     assert record["identity"] == finished
+
+
+def break_off_after_first_epoch(monkeypatch: pytest.MonkeyPatch, tiny: Tiny) -> RunFiles:
+    """Train until Ctrl-C in the second epoch."""
+    train_one_epoch = loop.train_one_epoch
+
+    def break_off(run: loop.Run, *arguments: Any) -> float:
+        if run.epoch == 1:
+            raise KeyboardInterrupt
+        return train_one_epoch(run, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_one_epoch", break_off)
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny)
+    return run_of(tiny.config)
+
+
+def test_a_resumed_run_is_the_same_run_and_a_changed_one_another(
+    tiny: Tiny, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What is sent is at issue here, not by whom.
+    monkeypatch.setattr(tracking, "Recorder", NoRecorder)
+    run = break_off_after_first_epoch(monkeypatch, tiny)
+    store = Store(project)
+    sync.sync(store, run)
+    first = recorded_run(store, run)
+    assert first.info.status == "KILLED"
+    assert [step for step, _ in history(store, run, "train/loss")] == [1]
+
+    train(tiny)
+    sync.sync(store, run)
+    assert_holds(store, run)
+    assert recorded_run(store, run).info.run_id == first.info.run_id
+
+    run.scores.write_text(json.dumps({"config": tiny.config.identity(), "splits": {}}))
+    options = tiny.config.train.model_copy(update={"lr": 5e-4})
+    changed = tiny.config.model_copy(update={"train": options})
+    layout = Layout("mini")
+    inputs = inputs_of(changed, layout)
+    with tracking.recorded(changed, layout, tables=[], **inputs):
+        # Before its first epoch ends, the files that lie here are the other's.
+        record = read_run(run, training=True)
+        assert record.points == []
+        assert set(record.artifacts) == {"config.yaml"}
+        assert "checkpoint.path" not in record.tags
+        loop.fit(changed, images=layout.images, folder=run.folder, **inputs)
+    sync.sync(store, run)
+    assert_holds(store, run)
+    second = recorded_run(store, run)
+    assert second.info.run_id != first.info.run_id
+    assert second.data.params["train.lr"] == "0.0005"
+    # The scores are those of the other config, hence not this run's.
+    assert "val/mIoU" not in second.data.metrics
+
+
+class NoRecorder:
+    """In place of the process beside the training."""
+
+    def __init__(self, run: RunFiles) -> None:
+        self.run = run
+
+    def end(self, status: Any) -> None:
+        tracking.note_end(self.run, status)
+
+
+def test_eight_trainings_at_once_on_a_fresh_store_lose_nothing(
+    tiny: Tiny, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tracking, "PATIENCE", 200.0)
+    configs = [tiny.config.model_copy(update={"seed": seed}) for seed in range(8)]
+    together = threading.Barrier(len(configs))
+
+    def work(config: Config) -> None:
+        layout, run = Layout("mini"), run_of(config)
+        inputs, tables = inputs_of(config, layout), rows_of_run(config, tiny.params)
+        with tracking.recorded(config, layout, tables=tables, **inputs):
+            together.wait()
+            write_metrics(run.work_metrics, epochs=2)
+            write_metrics(run.metrics, epochs=2)
+
+    threads = [threading.Thread(target=work, args=[config]) for config in configs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert said(capsys) == []
+    store = Store(project)
+    for config in configs:
+        assert_holds(store, run_of(config))
+    experiments = store.client.search_experiments()
+    parents = store.client.search_runs(
+        [experiment.experiment_id for experiment in experiments], "tags.`mmnet.table` = 'table1'"
+    )
+    assert len(parents) == 1
+
+
+def write_metrics(path: Path, *, epochs: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    val = dict.fromkeys(METRICS, 0.1 + 0.2)
+    lines = [{"epoch": n + 1, "lr": 1e-4, "loss": 1 / 3, "val": val} for n in range(epochs)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+RECORDED = """
+import sys, time
+from types import SimpleNamespace
+from mmnet.config import Config
+from mmnet.layout import Layout
+from mmnet.train import tracking
+from mmnet.train.run_files import RunFiles
+
+config = Config.model_validate_json(sys.argv[1])
+run = RunFiles(Layout("mini"), config.experiment, config.seed)
+run.tracking.mkdir(parents=True)
+identity = {"config": config.identity()}
+tracking.begin(run, config, identity, tables=[], device=SimpleNamespace(type="cpu"))
+print(tracking.Recorder(run).process.pid, flush=True)
+time.sleep(100)
+"""
+
+
+def test_recorder_ends_with_a_killed_training_and_holds_none_of_its_pipes(
+    tiny: Tiny, project: Path
+) -> None:
+    run = run_of(tiny.config)
+    process = subprocess.Popen(
+        [sys.executable, "-c", RECORDED, tiny.config.model_dump_json()],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    with process:
+        assert process.stdout is not None
+        recorder = int(process.stdout.readline())
+        wait_until(run.system.is_file)
+        process.kill()
+        start = time.monotonic()
+        assert process.stdout.read() == ""
+        assert time.monotonic() - start < 1
+    wait_until(lambda: not psutil.pid_exists(recorder))
+    assert recorded_run(Store(project), run).info.status == "KILLED"
+
+
+# Back from MLflow.
+
+
+@pytest.fixture
+def scored(project: Path) -> Params:
+    """Made-up scores of all runs of all tables, as if pulled: without records of their own."""
+    params = load_params(ROOT / "params.yaml", [])
+    draw = random.Random(0)
+    for experiment in params.experiments:
+        for seed in params.seeds:
+            config = params.resolve(experiment, seed)
+            run = run_of(config)
+            write_metrics(run.metrics, epochs=1)
+            splits = {
+                split: {"sentences": 7, **{metric: draw.random() for metric in METRICS}}
+                for split in config.dataset.splits
+            }
+            scores = {
+                "profile": "mini",
+                "experiment": experiment,
+                "seed": seed,
+                "dataset": config.dataset_name,
+                "backbone": config.tower.label,
+                "config": config.identity(),
+                "splits": splits,
+            }
+            run.scores.write_text(json.dumps(scores))
+    return params
+
+
+def test_tables_from_mlflow_are_the_same_bytes_as_from_files(
+    scored: Params, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def tables(*more: str) -> dict[str, bytes]:
+        for table in TABLES:
+            assert main(["report", table, *more]) == 0
+        made = {path.name: path.read_bytes() for path in (project / "results").iterdir()}
+        shutil.rmtree(project / "results")
+        return made
+
+    from_files = tables()
+    assert {f"table{n}.{suffix}" for n in range(1, 5) for suffix in ("tex", "csv", "md")} <= {
+        *from_files
+    }
+    assert main(["mlflow-sync"]) == 0
+    for path in project.glob("runs/**/scores.json"):
+        path.unlink()
+    assert tables("--from-mlflow") == from_files
+    # All of it is MLflow's: a value changed there is one changed in the table.
+    with sqlite3.connect(project / "mlflow.db") as database:
+        database.execute("UPDATE latest_metrics SET value = 0.5 WHERE key = 'testA/mIoU'")
+    assert tables("--from-mlflow")["table2.csv"] != from_files["table2.csv"]
+    assert "recorded: " not in capsys.readouterr().err
+
+
+def test_a_run_that_mlflow_lacks_is_missing_from_its_table(
+    scored: Params, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["mlflow-sync", "runs/mini/nq_1/seed0"]) == 0
+    assert main(["report", "table2", "--from-mlflow"]) == 1
+    assert "table2 (mini): no scores of nq_32 seed 0, nq_24 seed 0" in capsys.readouterr().err
+
+
+def test_values_come_back_from_parameters_as_they_were() -> None:
+    values = {
+        "a": {"b": 1, "c": 1.0, "d": 2.0e-5, "e": True, "f": None, "g": {}},
+        "h": [8, 8],
+        "i": "mini-vit-b",
+        **{f"text{i}": text for i, text in enumerate(["1", "true", "null", "[]", "", '"', "NaN"])},
+    }
+    assert from_params(to_params(values)) == values
+    assert to_params(values)["i"] == "mini-vit-b"
+
+
+# What a user can mend.
+
+
+def mistake(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    capsys.readouterr()
+    assert main(list(arguments)) == 1
+    return capsys.readouterr().err.splitlines()[-1].removeprefix("mmnet: ")
+
+
+class Unauthorised(Slow):
+    def do_GET(self) -> None:
+        self.send_response(401)
+        self.end_headers()
+        self.wfile.write(b"You are not authenticated.")
+
+    do_POST = do_GET
+
+
+def test_a_server_that_does_not_let_us_in_is_one_line(
+    scored: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(Unauthorised) as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address.replace("//", "//me:secret@"))
+        line = mistake(capsys, "mlflow-sync")
+    assert line.startswith(f"{address}: the server does not let us in. Set MLFLOW_TRACKING_USERN")
+    assert "secret" not in line
+
+
+def test_a_damaged_database_is_one_line_and_moved_away_made_anew(
+    scored: Params, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    database = project / "mlflow.db"
+    for content in (b"no database " * 1000, b""):
+        database.write_bytes(content)
+        line = mistake(capsys, "mlflow-sync")
+        assert line.startswith(f"{database}: is no database of MLflow's, or damaged (")
+        assert line.endswith("then: mmnet mlflow-sync, which makes it anew from the runs' files.")
+        assert database.read_bytes() == content
+    database.unlink()
+    assert main(["mlflow-sync", "runs/mini/nq_1/seed0"]) == 0
+
+
+def test_a_locked_database_is_one_line_and_costs_no_results(
+    tiny: Tiny,
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Store(project)
+    monkeypatch.setattr("mmnet.train.mlflow_store.BUSY", 0.2)
+    run = run_of(tiny.config)
+    write_metrics(run.metrics, epochs=1)
+    with contextlib.closing(sqlite3.connect(project / "mlflow.db")) as holder:
+        holder.execute("BEGIN EXCLUSIVE")
+        line = mistake(capsys, "mlflow-sync", str(run.folder))
+        assert line.startswith(f"{project / 'mlflow.db'}: another process holds it. Wait for that,")
+        sync.send(run, [])
+        (line,) = said(capsys)
+        assert line.endswith("then: mmnet mlflow-sync. The results are written.")
+
+
+def test_what_is_no_run_is_one_line(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "runs: is no run's folder. Name one: runs/PROFILE" in mistake(
+        capsys, "mlflow-sync", "runs"
+    )
+    record = project / "runs" / "mini" / "nq_1" / "seed0" / "tracking" / "record.json"
+    record.parent.mkdir(parents=True)
+    record.write_text("{")
+    assert "record.json: is no run's record. Delete it" in mistake(capsys, "mlflow-sync")
+
+
+def test_a_dirty_tree_is_refused_where_a_clean_one_is_required(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = [part for override in TINY for part in ("--set", override)]
+    command = ["train", *RUN, *settings, "--set", "mlflow.require_clean=true"]
+    (project / ".gitignore").write_text("/data/\n")
+    assert "is no git repository" in mistake(capsys, *command)
+    git = ["git", "-c", "user.name=me", "-c", "user.email=me@localhost"]
+    for arguments in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "All"]):
+        subprocess.run([*git, *arguments], check=True, cwd=project)
+    check_clean(project)
+    (project / "params.yaml").write_text((project / "params.yaml").read_text() + "\n")
+    (project / "new.py").touch()
+    line = mistake(capsys, *command)
+    assert "git does not have params.yaml, new.py as they are. Commit or stash them" in line
+    assert not (project / "runs").exists()
+
+
+def test_without_mlflow_nothing_of_it_is_left_or_loaded(tiny: Tiny, project: Path) -> None:
+    settings = [part for override in TINY for part in ("--set", override)]
+    run = run_of(tiny.config)
+    run.folder.mkdir(parents=True)
+    rows = pd.DataFrame(
+        {"split": tiny.config.dataset.splits, "intersection": 1, "union": 2, "sent_id": 1}
+    )
+    rows.attrs["config"] = tiny.config.identity()
+    rows.to_parquet(run.folder / "rows.parquet")
+    script = f"""
+import sys
+from mmnet.__main__ import main
+assert main(["evaluate", *{RUN}, *{settings}]) == 0
+sys.exit("mlflow" in sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not run.tracking.exists()
+    assert not (project / "mlflow.db").exists()

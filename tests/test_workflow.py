@@ -201,6 +201,12 @@ def test_changed_label_trains_nothing(clone: Path) -> None:
     assert plan == {"score_run": 2, "write_table1": 1}
 
 
+def test_turning_mlflow_on_trains_nothing(clone: Path) -> None:
+    with edited_params(clone) as params:
+        params["mlflow"] = {"enabled": True, "require_clean": True}
+    assert planned(snakemake(clone, "-n", "results/table1.tex")) == {}
+
+
 def test_archive_put_in_place_by_hand_is_verified(clone: Path) -> None:
     archive = clone / "data" / "mini" / "archives" / "refcoco.zip"
     archive.write_bytes(b"junk")

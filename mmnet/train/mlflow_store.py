@@ -33,6 +33,8 @@ BATCH = 800
 """MLflow takes 1,000 values a call, parameters and tags among them."""
 PATIENCE = 30.0
 """Seconds for another process here that is at the same."""
+BUSY = 10.0
+"""Seconds for a database that another process writes."""
 
 
 class Sent(NamedTuple):
@@ -273,7 +275,7 @@ def _prepare_database(path: Path) -> None:
                 with atomic_path(path) as temporary:
                     temporary.unlink()
                     _client(f"sqlite:///{temporary}").search_experiments()
-    with contextlib.closing(sqlite3.connect(path, timeout=10)) as database:
+    with contextlib.closing(sqlite3.connect(path, timeout=BUSY)) as database:
         database.execute("BEGIN IMMEDIATE")
         database.execute("SELECT 1 FROM runs LIMIT 1")
         database.rollback()

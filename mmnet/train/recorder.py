@@ -5,6 +5,7 @@ state or hold it up, and MLflow's memory goes when it goes. It ends when its sta
 which the training process holds, however that ends. It says at most one line: what went wrong.
 """
 
+import contextlib
 import json
 import os
 import select
@@ -75,10 +76,9 @@ def _append(path: Path, line: dict[str, float]) -> None:
 
 
 def _say(message: str) -> None:
-    try:
+    # Of a training that was killed, nobody is left to be told.
+    with contextlib.suppress(BrokenPipeError):
         print(message, file=sys.__stdout__, flush=True)
-    except BrokenPipeError:
-        pass  # the training was killed: nobody is left to be told
 
 
 if __name__ == "__main__":

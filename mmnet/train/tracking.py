@@ -142,10 +142,7 @@ class Recorder:
 
     def end(self, status: Status) -> None:
         """Note how the training ended, and give the recorder a little time for the last of it."""
-        with contextlib.suppress(OSError, MMNetError):
-            record = read_record(self.run)
-            if record:
-                write_record(self.run, record | {"ended": _ended(status)})
+        note_end(self.run, status)
         assert self.process.stdin
         self.process.stdin.close()
         if status == "KILLED":
@@ -171,8 +168,10 @@ class Recorder:
                 say(f"mlflow: {line.rstrip()} {LATER}.")
 
 
-def _ended(status: Status) -> dict[str, Any]:
-    return {"status": status, "time": milliseconds()}
+def note_end(run: RunFiles, status: Status) -> None:
+    with contextlib.suppress(OSError, MMNetError):  # a full disk: the results tell too
+        if record := read_record(run):
+            write_record(run, record | {"ended": {"status": status, "time": milliseconds()}})
 
 
 def _goes_on(run: RunFiles, old: dict[str, Any], identity: dict[str, Any]) -> bool:
