@@ -30,7 +30,7 @@ report: all ## results/report.html: all of it, with parameters and run times, in
 
 ui: .venv/installed ## MLflow's page of all runs; PORT=5001 where 5000 is taken
 	$(RUN) python -m mmnet mlflow-sync
-	@echo 'In a browser: http://127.0.0.1:$(PORT)/#/experiments?workflowType=machine_learning'
+	@echo 'In a browser: http://127.0.0.1:$(PORT); there choose "Model training" at the left.'
 	$(RUN) MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui \
 		--backend-store-uri "sqlite:///$(CURDIR)/mlflow.db" --workers 1 --port $(PORT)
 

@@ -60,7 +60,7 @@ for command in [[], *([name] for name in {COMMANDS})]:
         main([*command, "--help"])
     except SystemExit as stop:
         assert not stop.code
-slow = {{"torch", "open_clip", "pandas", "numpy"}} & set(sys.modules)
+slow = {{"torch", "open_clip", "pandas", "numpy", "mlflow"}} & set(sys.modules)
 assert not slow, slow
 """
     done = subprocess.run(

@@ -92,7 +92,7 @@ def test_an_experiments_keys_lie_over_its_profiles() -> None:
             f"{RUN}.model={{num_querys: 3}}",
             f"params.yaml: {RUN}.model.num_querys is unknown. Did you mean num_queries?",
         ),
-        ("zzz=1", "Known: profile, seeds, allow_missing, experiments, profiles."),
+        ("zzz=1", "Known: profile, seeds, allow_missing, mlflow, experiments, profiles."),
     ],
 )
 def test_an_unknown_key_is_refused_and_the_nearest_named(override: str, advice: str) -> None:

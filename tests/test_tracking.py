@@ -100,6 +100,11 @@ def project(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     shutil.copy(ROOT / "params.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    # A command sets these for its own process, which here is the tests'.
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda mode: None)
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     layout = Layout("mini")
     for name, path in tiny.tables.items():
         layout.table(name).parent.mkdir(parents=True, exist_ok=True)
@@ -310,11 +315,8 @@ def test_a_run_from_training_to_scores_is_recorded_with_all_that_tells_it(
 ) -> None:
     settings = [part for override in [*TINY, "mlflow.enabled=true"] for part in ("--set", override)]
     run = run_of(tiny.config)
-    threads = torch.get_num_threads()
     for command in ("train", "predict", "evaluate"):
         assert main([command, *RUN, *settings]) == 0
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(threads)
     assert said(capsys) == []
     store = Store(project)
     assert_holds(store, run)

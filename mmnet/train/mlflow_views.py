@@ -7,7 +7,8 @@ import json
 
 from mmnet.train.record_names import metric_name
 
-SWITCHES = ("num_queries", "mmp", "mqe", "f_vg")
+ROW = 220
+"""Pixels for a row's name."""
 
 
 def saved_view(table: str, title: str, now: int) -> tuple[str, str]:
@@ -15,9 +16,10 @@ def saved_view(table: str, title: str, now: int) -> tuple[str, str]:
     state = {
         "searchFilter": f"tags.tables ILIKE '%{table}%'",
         # Sorted by creation, its runs would hide under the table that is first of theirs.
-        "orderByKey": "tags.`dataset`" if table == "table1" else "metrics.`testA/mIoU`",
+        "orderByKey": "tags.`table1`" if table == "table1" else "metrics.`testA/mIoU`",
         "orderByAsc": table == "table1",
         "selectedColumns": _columns(table),
+        "columnWidths": {f"tags.`{table}`": ROW},
     }
     view = {"name": title, "createdAt": now, "updatedAt": now, "state": json.dumps(state)}
     return f"mlflow.sharedViewState.{table}", json.dumps(view)
@@ -26,9 +28,8 @@ def saved_view(table: str, title: str, now: int) -> tuple[str, str]:
 def _columns(table: str) -> list[str]:
     splits: tuple[str, ...] = ("testA",)
     metrics: tuple[str, ...] = ("mIoU", "oIoU", "Pr@0.5", "Pr@0.7", "Pr@0.9")
-    shown = [("params", f"model.{switch}") for switch in SWITCHES]
     if table == "table1":
         splits, metrics = ("val", "testA", "testB", "test"), ("mIoU", "oIoU")
-        shown = [("tags", "dataset"), ("tags", "backbone")]
     scores = [("metrics", metric_name(split, metric)) for split in splits for metric in metrics]
-    return [f"{kind}.`{key}`" for kind, key in [*scores, *shown, ("tags", "git.clean")]]
+    # A table's own tag names the run's row.
+    return [f"{kind}.`{key}`" for kind, key in [*scores, ("tags", table)]]

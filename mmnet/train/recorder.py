@@ -42,7 +42,7 @@ def follow(run: RunFiles) -> None:
     while not is_over:
         is_over = _has_ended(LOOK_EVERY)
         now = time.monotonic()
-        if now >= next_sample and not is_over:
+        if now >= next_sample:
             _append(run.system, {"time": milliseconds(), **machine.sample()})
             next_sample = now + max(5.0, min(60.0, (now - start) / 60))
         changed = _changed(run.work_metrics)

@@ -1,0 +1,45 @@
+// Make docs/mlflow.png from a finished `make all`: MLflow's view of Table 2's runs.
+//
+//   make ui &                                        # and wait for it
+//   cd "$(mktemp -d)" && npm install playwright-core
+//   NODE_PATH=node_modules node .../docs/screenshot_mlflow.js .../docs/mlflow.png
+//
+// CHROMIUM names the browser, PAGE the server. Further paths: their charts, one run.
+const { chromium } = require("playwright-core");
+
+const page_of = process.env.PAGE || "http://127.0.0.1:5000";
+const [list, charts, run] = process.argv.slice(2);
+
+(async () => {
+  const browser = await chromium.launch({
+    executablePath: process.env.CHROMIUM || "/usr/bin/chromium",
+    args: ["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
+  });
+  const page = await browser.newPage({ viewport: { width: 1400, height: 760 } });
+  const settle = () => page.waitForTimeout(6000);
+  await page.goto(`${page_of}/#/experiments`);
+  await settle();
+  // The assistant's panel, open at the first visit.
+  await page.mouse.click(1363, 35);
+  await page.getByText("Model training").first().click();
+  await page.getByText("mmnet mini").first().click();
+  await settle();
+  const runs = page.url().split("?")[0];
+  const view = async (more) => {
+    await page.goto(`${runs}?viewStateShareKey=table2${more}`);
+    await page.reload();
+    await settle();
+  };
+  if (charts) {
+    await view("&compareRunsMode=CHART");
+    await page.screenshot({ path: charts });
+  }
+  await view("");
+  await page.screenshot({ path: list });
+  if (run) {
+    await page.getByText("nq_24 seed 0").first().click();
+    await settle();
+    await page.screenshot({ path: run });
+  }
+  await browser.close();
+})();
