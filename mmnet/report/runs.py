@@ -38,9 +38,14 @@ def experiments_of(table: str, params: Params) -> list[str]:
 
 
 def rows_of_run(config: Config, params: Params) -> list[dict[str, str]]:
-    """Return the tables that a run serves: name, title and row."""
+    """Return the tables that a run serves: name, title, row, and the switches that tell rows."""
     return [
-        {"name": table, "title": TITLES[table], "row": row_of(table, config)}
+        {
+            "name": table,
+            "title": TITLES[table],
+            "row": row_of(table, config),
+            "shown": " ".join(SHOWN.get(table, ())),
+        }
         for table in params.experiments[config.experiment].tables
     ]
 

@@ -142,7 +142,7 @@ class Store:
             now = milliseconds()
             run: Run = self.client.create_run(experiment, now, tags, table["title"])
             self.client.set_terminated(run.info.run_id, "FINISHED", now)
-            view = saved_view(table["name"], table["title"], now)
+            view = saved_view(table, now)
             self.client.set_experiment_tag(experiment, *view)
             return run
 

@@ -50,7 +50,7 @@ class RunRecord:
     started: int
     ended: int
     tables: list[dict[str, str]]
-    """Name, title and this run's row; the first is the run's parent."""
+    """As report/runs.py: rows_of_run says; the first is the run's parent."""
     params: dict[str, str]
     tags: dict[str, str]
     points: list[Point]
