@@ -386,7 +386,9 @@ def test_a_resumed_run_is_the_same_run_and_a_changed_one_another(
     assert_holds(store, run)
     assert recorded_run(store, run).info.run_id == first.info.run_id
 
-    run.scores.write_text(json.dumps({"config": tiny.config.identity(), "splits": {}}))
+    run.scores.write_text(
+        json.dumps({"config": tiny.config.identity(), "splits": {"val": {"mIoU": 0.5}}})
+    )
     options = tiny.config.train.model_copy(update={"lr": 5e-4})
     changed = tiny.config.model_copy(update={"train": options})
     layout = Layout("mini")
