@@ -16,7 +16,7 @@ from mmnet.files import atomic_path
 
 COLUMNS, ROWS = 2, 3
 COLOURS = 256
-"""Enough for tinted pictures, in a third of the bytes."""
+"""A palette, for a third of the bytes."""
 
 
 def write_predictions(
