@@ -326,7 +326,7 @@ class Bench:
             rows["union"] = 10**9
             rows["intersection"] = np.rint(np.concatenate(ious) * 10**9).astype(int)
             rows.attrs["config"] = config.identity()
-            self.path(experiment, seed).parent.mkdir(parents=True)
+            self.path(experiment, seed).parent.mkdir(parents=True, exist_ok=True)
             rows.to_parquet(self.path(experiment, seed), index=False)
 
     def path(self, experiment: str, seed: int) -> Path:

@@ -161,7 +161,7 @@ def test_another_folder_and_number_of_cores_give_the_same_bytes(
     assert result.returncode == 0, result.stderr
     made = [
         path.relative_to(finished)
-        for top in ("results", "runs", "clip", "data")
+        for top in ("results", "runs", "rows", "scores", "clip", "data")
         for path in (finished / top).glob("**/*")
         if path.is_file() and path.name != ".lock"
     ]
@@ -184,9 +184,7 @@ def test_changed_key_of_one_experiment_reruns_that_experiment_alone(clone: Path)
         "score_run": 1,
         "write_table1": 1,
     }
-    assert "refcocog_vit_b" not in result.stdout.replace(
-        "runs/mini/refcocog_vit_b/seed0/scores", ""
-    )
+    assert "refcocog_vit_b" not in result.stdout.replace("scores/mini/refcocog_vit_b/seed0", "")
 
 
 def test_changed_label_trains_nothing(clone: Path) -> None:
