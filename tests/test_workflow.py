@@ -90,15 +90,6 @@ def planned(result: Any) -> dict[str, int]:
     return counts
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone in which the tiny Table 1 has been made."""
-    folder = copy_project(tmp_path_factory.mktemp("clone"))
-    result = snakemake(folder, "--cores", "2", "results/table1.tex")
-    assert result.returncode == 0, result.stderr
-    return folder
-
-
 @pytest.fixture
 def clone(finished: Path, tmp_path: Path) -> Path:
     """A copy of the finished clone, with its times and Snakemake's own records."""

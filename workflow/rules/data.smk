@@ -37,6 +37,7 @@ rule fetch_archive:
         "mmnet download {wildcards.archive} 2>&1 | tee {log}"
 
 
+# All that the profile reads, less the user's own copies.
 rule archives:
     input:
         [
@@ -44,7 +45,6 @@ rule archives:
             for name in PROFILE.archives
             if PROFILE.data.get(name) is None
         ],
-    """All that the profile reads, less the user's own copies."""
     localrule: True
     message:
         "The archives are there"

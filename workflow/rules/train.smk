@@ -42,10 +42,10 @@ rule download_clip:
         "mmnet download-clip {wildcards.tower} 2>&1 | tee {log}"
 
 
+# All that the trainings start from: of the towers in use, and not of the user's own files.
 rule towers:
     input:
         towers_in_use(),
-    """All that the trainings start from: of the towers in use, and not of the user's own files."""
     localrule: True
     message:
         "CLIP's weights are there"
