@@ -44,15 +44,15 @@ def adopt() -> int:
 def record() -> list[str]:
     """Put what Snakemake has made into dvc.lock and DVC's cache; return the stages' names.
 
-    Stages whose outputs are not there are left out: of one table, its part is recorded.
+    Stages whose files are not all there are left out: after one table, its part is recorded.
 
     Raises:
         LedgerError: there is something for Snakemake to do; or nothing to record.
     """
     with _ledger() as repo:
-        stages = [s for s in repo.index.stages if all(out.exists for out in s.outs)]
+        stages = [s for s in repo.index.stages if all(f.exists for f in [*s.outs, *s.deps])]
         if not stages:
-            raise LedgerError("no stage of dvc.yaml has its outputs here. Run snakemake first.")
+            raise LedgerError("no stage of dvc.yaml has its files here. Run snakemake first.")
         planned = _snakemake("--dry-run", "--", *map(_target, stages))
         if planned.returncode:
             raise LedgerError(f"snakemake cannot plan: {_last_line(planned)}")

@@ -286,6 +286,32 @@ def test_a_changed_key_reruns_its_run_alone_and_a_failure_is_retried_alone(work:
     assert "scores/mini/refcoco_vit_b" in dvc(work, "metrics", "diff")
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "rules"),
+    [
+        ("evaluate.threshold", 0.4, {"train_mmnet"}),
+        ("towers.vit_b.label", "Another", {"score_run"}),
+        ("datasets.refcoco.max_length", 18, {"train_mmnet"}),
+        ("label", "another benchmark", {"write_table1"}),
+    ],
+)
+def test_no_value_counts_for_snakemake_alone(
+    key: str, value: Any, rules: set[str], work: Path
+) -> None:
+    with edited_params(work) as params:
+        section = params["profiles"]["mini"]
+        *parents, last = key.split(".")
+        for parent in parents:
+            section = section[parent]
+        section[last] = value
+    told = snakemake(work, "-n", *TARGETS)
+    because = re.search(r"\n    params have changed.*:\n        (.+)", told.stdout + told.stderr)
+    assert because is not None
+    assert set(because[1].split(", ")) == rules
+    changed = {name.partition("@")[0] for name in json.loads(dvc(work, "status", "--json"))}
+    assert changed >= rules
+
+
 def test_record_refuses_what_is_not_up_to_date(work: Path) -> None:
     before = (work / "dvc.lock").read_bytes()
     with edited_params(work) as params:
@@ -336,6 +362,10 @@ def test_a_table_of_pulled_metrics_runs_its_rule_alone(authors: Path, tmp_path: 
     for suffix in ("tex", "csv", "md"):
         name = f"results/table1.{suffix}"
         assert (clone / name).read_bytes() == (authors / name).read_bytes()
+    # What has no rows here keeps its record; the table gets the one it had.
+    recorded = tool(clone, "mmnet", "record")
+    assert recorded.returncode == 0, recorded.stderr
+    assert git(clone, "status", "--porcelain") == ""
 
 
 @pytest.mark.parametrize("command", ["adopt", "record"])
