@@ -26,6 +26,7 @@ rule all:
         [f"results/table{number}.tex" for number in (1, 2, 3, 4)],
         [f"results/figure{number}.pdf" for number in (4, 5, 6)],
         "results/claims.md",
+        "results/curves.csv",
         "results/data.md",
         "results/parameters.md",
         PAPER,

@@ -129,7 +129,10 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "number", metavar="NUMBER", type=int, choices=[4, 5, 6], help="%(choices)s"
     )
+    add("curves", "Collect the runs' training curves in one CSV.")
     add("paper", "Typeset all tables, figures and claims in results/ as one PDF.")
+    add("adopt", "Make Snakemake take pulled files for its own, if they are those of dvc.lock.")
+    add("record", "Put all that Snakemake has made into dvc.lock, as `dvc repro` would.")
     command = add("describe", "Print modules, parameters, FLOPs and output sizes.")
     command.add_argument("--experiment", required=True, help="a name of params.yaml")
     return parser

@@ -139,19 +139,24 @@ def predict(arguments: argparse.Namespace) -> None:
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
-    from mmnet.evaluate.metrics import score_run
+    from mmnet.evaluate.metrics import percents, score_run
     from mmnet.files import atomic_write
     from mmnet.train.run_files import RunFiles
     from mmnet.train.sync import send
 
     config, layout = load_run(arguments)
-    scores = score_run(config, rows=layout.rows(config.experiment, config.seed))
-    with atomic_write(layout.scores(config.experiment, config.seed)) as file:
-        json.dump(scores, file, indent=1)
-        file.write("\n")
+    name, seed = config.experiment, config.seed
+    scores = score_run(config, rows=layout.rows(name, seed))
+    for path, values in (
+        (layout.percents(name, seed), percents(scores)),
+        (layout.scores(name, seed), scores),
+    ):
+        with atomic_write(path) as file:
+            json.dump(values, file, indent=1)
+            file.write("\n")
     params, _ = load(arguments)
     if params.mlflow.enabled:
-        send(RunFiles(layout, config.experiment, config.seed), rows_of_run(config, params))
+        send(RunFiles(layout, name, seed), rows_of_run(config, params))
 
 
 def mlflow_sync(arguments: argparse.Namespace) -> None:
@@ -198,6 +203,13 @@ def _report_table(table: str, params: Params, layout: Layout, *, from_mlflow: bo
             write_table1(scores, RESULTS, params=params)
         else:
             write_ablation(table, scores, RESULTS, params=params)
+
+
+def curves(arguments: argparse.Namespace) -> None:
+    from mmnet.report.curves import write_curves
+
+    params, layout = load(arguments)
+    write_curves(layout.metrics, RESULTS, params=params)
 
 
 def paper(arguments: argparse.Namespace) -> None:
@@ -269,6 +281,29 @@ def figure(arguments: argparse.Namespace) -> None:
         write_figure5(layout.examples(name, seed), config, RESULTS, label=label)
     else:
         write_figure6(layout.queries(name, seed), config, RESULTS, label=label)
+
+
+def _check_ledger(arguments: argparse.Namespace) -> None:
+    """The ledger is about params.yaml as it stands: DVC reads it by itself."""
+    if arguments.set or arguments.params != Path("params.yaml"):
+        raise ConfigError("--set, --params: dvc.lock is about params.yaml itself. Change it there.")
+    load(arguments)
+
+
+def adopt(arguments: argparse.Namespace) -> None:
+    from mmnet.ledger import adopt
+    from mmnet.progress import say
+
+    _check_ledger(arguments)
+    say(f"{adopt()} stages are as dvc.lock has them; snakemake has nothing to do for them")
+
+
+def record(arguments: argparse.Namespace) -> None:
+    from mmnet.ledger import record
+    from mmnet.progress import say
+
+    _check_ledger(arguments)
+    say(f"{len(record())} stages recorded; `git add dvc.lock` and `dvc push` share them")
 
 
 def describe(arguments: argparse.Namespace) -> None:

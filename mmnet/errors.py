@@ -23,3 +23,7 @@ class TrackingError(MMNetError):
 
 class TrainingError(MMNetError):
     """A run that cannot go on, such as one whose loss is not finite."""
+
+
+class LedgerError(MMNetError):
+    """Files that are not those of dvc.lock, or that cannot be recorded."""

@@ -100,15 +100,20 @@ class Layout:
     def metrics(self, experiment: str, seed: int | str) -> Path:
         return self.run(experiment, seed) / "metrics.jsonl"
 
+    # Apart from the runs' folders: dvc.yaml can name folders, but no list of a table's files.
     def rows(self, experiment: str, seed: int | str) -> Path:
-        return self.run(experiment, seed) / "rows.parquet"
+        return Path("rows") / self.profile / experiment / f"seed{seed}.parquet"
 
     def predictions(self, experiment: str, seed: int | str) -> Path:
         """Some sentences of `val`, the same for all runs on a data set, with predicted masks."""
         return self.run(experiment, seed) / "predictions.png"
 
     def scores(self, experiment: str, seed: int | str) -> Path:
-        return self.run(experiment, seed) / "scores.json"
+        return Path("scores") / self.profile / experiment / f"seed{seed}.json"
+
+    def percents(self, experiment: str, seed: int | str) -> Path:
+        """The scores' headline numbers alone, as `dvc metrics` shows them."""
+        return self.scores(experiment, seed).with_suffix(".percent.json")
 
     def examples(self, experiment: str, seed: int | str) -> Path:
         """What Figure 5 shows of the run and of its twin without MMP."""

@@ -87,3 +87,14 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     )
     config = params.resolve("refcoco_vit_b", 0)
     return Tiny(params, config, pretrain, paths, tables, folder / "images")
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone in which the tiny Table 1 has been made, for tests of the group `workflow`."""
+    from test_workflow import copy_project, snakemake
+
+    folder = copy_project(tmp_path_factory.mktemp("clone"))
+    result = snakemake(folder, "--cores", "2", "results/table1.tex")
+    assert result.returncode == 0, result.stderr
+    return folder

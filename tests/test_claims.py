@@ -326,7 +326,7 @@ class Bench:
             rows["union"] = 10**9
             rows["intersection"] = np.rint(np.concatenate(ious) * 10**9).astype(int)
             rows.attrs["config"] = config.identity()
-            self.path(experiment, seed).parent.mkdir(parents=True)
+            self.path(experiment, seed).parent.mkdir(parents=True, exist_ok=True)
             rows.to_parquet(self.path(experiment, seed), index=False)
 
     def path(self, experiment: str, seed: int) -> Path:
@@ -610,7 +610,7 @@ def test_unlike_experiments_are_refused(override: str, text: str, tmp_path: Path
 
 def test_damaged_rows_are_refused(bench: Bench) -> None:
     bench.change("nq_2", lambda rows: rows.drop(columns=["union", "sent_id"]))
-    assert "rows.parquet: lacks sent_id, union." in bench.refusal()
+    assert "nq_2/seed0.parquet: lacks sent_id, union." in bench.refusal()
     bench.path("nq_2", 0).write_bytes(b"no")
     assert "damaged table" in bench.refusal(params_of("mini", "allow_missing=true"))
 

@@ -147,7 +147,7 @@ def test_a_mistake_ends_the_process_with_code_1_and_one_line(tmp_path: Path) -> 
         (["predict", *RUN, "--checkpoint", "my.pt"], "my.pt: not found."),
         (
             ["evaluate", *RUN],
-            "runs/mini/refcoco_vit_b/seed0/rows.parquet: not found. Make it first: mmnet predict.",
+            "rows/mini/refcoco_vit_b/seed0.parquet: not found. Make it first: mmnet predict.",
         ),
         (["report", "table1"], "table1 (mini): no scores of refcoco_vit_b seed 0, refcoco_vit_l"),
         (["report", "table3"], "table3 (mini): no scores of nq_24 seed 0, nq_16 seed 0, nq_8 seed"),

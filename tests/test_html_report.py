@@ -82,8 +82,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *(layout.metrics(*run) for run in runs),
     ]
     for path in others:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).touch()
     targets = [layout.scores(*run) for run in runs]
+    others += [layout.percents(*run) for run in runs]
     targets += [layout.examples("nq_24", 0), layout.queries("nq_24", 0)]
     targets += [layout.table(name) for name in params.active.datasets]
     touched = snakemake(folder, "--cores", "1", "--touch", "--forceall", "--", *map(str, targets))

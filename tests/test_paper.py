@@ -54,12 +54,15 @@ def make_runs(folder: Path, params: Params) -> None:
     for name in params.experiments:
         for seed in params.seeds:
             scores = score_run(params.resolve(name, seed), rows=bench.path(name, seed))
-            (folder / layout.scores(name, seed)).write_text(json.dumps(scores))
+            path = folder / layout.scores(name, seed)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(scores))
     config = params.resolve(shown_run(params), params.seeds[0])
     about, arrays = made_up(config.model.num_queries)
     about |= {"profile": config.profile, "experiment": config.experiment, "seed": config.seed}
     about |= {"backbone": config.tower.label, "rule": "A rule, given in words."}
     shown = (config.experiment, config.seed)
+    (folder / layout.queries(*shown)).parent.mkdir(parents=True, exist_ok=True)
     np.savez(folder / layout.queries(*shown), about=json.dumps(about), **arrays)
     about["without"] = f"{config.experiment}_no_mmp"
     about["examples"] = [

@@ -44,8 +44,8 @@ def hand_made(params: Params, folder: Path, table: str = "table1") -> list[Path]
                 first = 0.5 + 0.05 * number + 0.01 * column + 0.001 * seed
                 values = {metric: first - 0.02 * i for i, metric in enumerate(METRICS)}
                 splits[split] = {"sentences": 1000 + column, **values}
-            path = folder / params.profile / experiment / f"seed{seed}" / "scores.json"
-            path.parent.mkdir(parents=True)
+            path = folder / params.profile / experiment / f"seed{seed}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
             scores = {
                 "profile": params.profile,
                 "experiment": experiment,
@@ -715,7 +715,7 @@ ALLOWED = ("--config", "allow_missing=true")
 def half_done(tmp_path: Path) -> Path:
     """A clone to which three of the 19 runs' scores have been copied, and nothing else."""
     folder = copy_project(tmp_path, tiny=False)
-    made = hand_made(params_of("mini"), tmp_path / "runs", "table4")
+    made = hand_made(params_of("mini"), tmp_path / "scores", "table4")
     made[0].unlink()
     return folder
 
@@ -740,11 +740,13 @@ def test_with_allow_missing_the_rules_train_nothing(half_done: Path) -> None:
     assert "Missing, dashed: nq_24 seed 0." in (half_done / "results/table4.md").read_text()
     assert planned(snakemake(half_done, "-n", target, *ALLOWED)) == {}
     # Other scores, and a run more, write the table anew; another value trains nothing either.
-    scores = half_done / "runs/mini/no_mqe/seed0/scores.json"
+    scores = half_done / "scores/mini/no_mqe/seed0.json"
     scores.write_text(scores.read_text() + "\n")
     assert planned(snakemake(half_done, "-n", target, *ALLOWED)) == plan
     time.sleep(0.01)
-    scores.with_name("rows.parquet").touch()  # newer than the scores
+    rows = half_done / "rows/mini/no_mqe/seed0.parquet"
+    rows.parent.mkdir(parents=True)
+    rows.touch()  # newer than the scores
     another = 'experiments={"no_mqe": {"train": {"epochs": 9}}}'
     assert planned(snakemake(half_done, "-n", target, *ALLOWED, another)) == plan
     # Without it, all is trained after all.

@@ -14,6 +14,7 @@ from mmnet.data.refer import read_table
 from mmnet.errors import DataError
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
+HEADLINES = ("mIoU", "oIoU")
 METRICS = ("mIoU", "oIoU", *(f"Pr@{x}" for x in THRESHOLDS))
 
 
@@ -58,4 +59,12 @@ def score_run(config: Config, *, rows: Path) -> dict[str, Any]:
             for split in config.dataset.splits
             for of_split in [table[table["split"] == split]]
         },
+    }
+
+
+def percents(scores: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Return the headline numbers of `score_run`, in percent as the tables print them."""
+    return {
+        split: {metric: round(100 * values[metric], 2) for metric in HEADLINES}
+        for split, values in scores["splits"].items()
     }

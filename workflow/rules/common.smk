@@ -174,11 +174,26 @@ def identities(configs):
     return [json.dumps(config.identity()) for config in configs]
 
 
+def weights_of(name):
+    """What stands for a tower's weights in the rules; None of one that starts from nothing."""
+    tower = PROFILE.towers[name]
+    weights = LAYOUT.weights(name, tower)
+    return LAYOUT.fetched(weights) if tower.pretrained == "openai" else weights
+
+
+def towers_in_use():
+    names = {experiment.tower for experiment in PARAMS.experiments.values()}
+    made = {"openai", "captions"}
+    return [
+        weights_of(name)
+        for name in sorted(names)
+        if PROFILE.towers[name].pretrained in made
+    ]
+
+
 def run_inputs(wildcards):
     config = run_config(wildcards)
-    weights = LAYOUT.weights(config.tower_name, config.tower)
-    if config.tower.pretrained == "openai":
-        weights = LAYOUT.fetched(weights)
+    weights = weights_of(config.tower_name)
     return {
         "table": LAYOUT.table(config.dataset_name),
         "images": LAYOUT.manifest,

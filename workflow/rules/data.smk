@@ -37,6 +37,19 @@ rule fetch_archive:
         "mmnet download {wildcards.archive} 2>&1 | tee {log}"
 
 
+# All that the profile reads, less the user's own copies.
+rule archives:
+    input:
+        [
+            LAYOUT.fetched(LAYOUT.archive(name))
+            for name in PROFILE.archives
+            if PROFILE.data.get(name) is None
+        ],
+    localrule: True
+    message:
+        "The archives are there"
+
+
 rule prepare_table:
     input:
         lambda wildcards: archive_input(wildcards.dataset),

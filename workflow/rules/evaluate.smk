@@ -27,7 +27,8 @@ rule score_run:
     input:
         LAYOUT.rows("{experiment}", "{seed}"),
     output:
-        LAYOUT.scores("{experiment}", "{seed}"),
+        scores=LAYOUT.scores("{experiment}", "{seed}"),
+        percents=LAYOUT.percents("{experiment}", "{seed}"),
     log:
         LOGS / "score_run" / "{experiment}.seed{seed}.log",
     conda:

@@ -90,3 +90,29 @@ rule write_parameters:
         "Writing the parameters"
     shell:
         "mmnet report parameters 2>&1 | tee {log}"
+
+
+CURVES = [
+    LAYOUT.metrics(name, seed) for name in PARAMS.experiments for seed in PARAMS.seeds
+]
+
+
+rule write_curves:
+    input:
+        needed(CURVES),
+    output:
+        RESULTS / "curves.csv",
+    log:
+        LOGS / "write_curves.log",
+    conda:
+        ENVIRONMENT
+    params:
+        profile=PARAMS.profile,
+        seeds=PARAMS.seeds,
+        runs=list(PARAMS.experiments),
+        metrics=found(CURVES),
+        code=code_version("mmnet.report.curves"),
+    message:
+        "Collecting the training curves"
+    shell:
+        "mmnet curves 2>&1 | tee {log}"

@@ -42,6 +42,15 @@ rule download_clip:
         "mmnet download-clip {wildcards.tower} 2>&1 | tee {log}"
 
 
+# All that the trainings start from: of the towers in use, and not of the user's own files.
+rule towers:
+    input:
+        towers_in_use(),
+    localrule: True
+    message:
+        "CLIP's weights are there"
+
+
 rule train_mmnet:
     input:
         unpack(run_inputs),
