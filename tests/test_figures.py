@@ -142,7 +142,7 @@ def test_several_seeds_are_their_mean_gain_with_its_deviation(tmp_path: Path) ->
     gains = np.array(
         [[100 * (value_of(n, s, 1) - value_of(1, s, 1)) for n in QUERIES] for s in range(3)]
     )
-    assert container[0].get_ydata() == pytest.approx(gains.mean(0))
+    assert list(container[0].get_ydata()) == pytest.approx(gains.mean(0))
     low, high = np.array([line[:, 1] for line in container[2][0].get_segments()]).T
     assert (high - low) / 2 == pytest.approx(gains.std(0, ddof=1))
     assert "seeds 0, 1, 2: mean ± sample standard deviation" in texts_of(figure)

@@ -241,7 +241,8 @@ def test_the_rules_make_it_only_where_there_is_an_engine(tmp_path: Path) -> None
     folder = copy_project(tmp_path / "clone", tiny=False)
     tools = tmp_path / "bin"
     tools.mkdir()
-    for tool in ("bash", "tee", "git", "cat", "uname"):
+    # Slurm's plugin asks `which` where it is installed.
+    for tool in ("bash", "tee", "git", "cat", "uname", "which"):
         if found := shutil.which(tool):
             (tools / tool).symlink_to(found)
     without = planned(snakemake(folder, "-n", path=str(tools)))
