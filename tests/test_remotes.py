@@ -32,6 +32,7 @@ FILES = {
     "rows/mini/refcoco_vit_b/seed0.parquet": os.urandom(30_000),
     "runs/mini/refcoco_vit_b/seed0/checkpoint.pt": os.urandom(300_000),
     "runs/mini/refcoco_vit_b/seed0/metrics.jsonl": b"{}\n",
+    "runs/mini/refcoco_vit_b/seed0/predictions.png": os.urandom(20_000),
     "clip/mini/vit_b.pt": os.urandom(200_000),
     "data/mini/images.tsv": b"images",
     **{f"data/mini/images/{n}.jpg": os.urandom(5_000) for n in range(8)},
@@ -41,7 +42,7 @@ FILES = {
 RUN = "mini-refcoco_vit_b-0"
 STAGES = [f"score_run@{RUN}", f"predict_masks@{RUN}", f"train_mmnet@{RUN}", "unpack_images@mini"]
 FEW = STAGES[:3]
-"""Five files: each that a broken remote fails to serve is tried five times."""
+"""Six files: each that a broken remote fails to serve is tried five times."""
 
 
 class Quiet(WSGIRequestHandler):

@@ -246,7 +246,7 @@ def test_server_killed_midway_costs_one_line_and_sync_sends_the_rest(
     if not server.process:
         server.start()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
-    save = loop._save
+    save = loop.save
 
     def kill_after_first_epoch(run: loop.Run, *arguments: Any, **more: Any) -> None:
         save(run, *arguments, **more)
@@ -255,7 +255,7 @@ def test_server_killed_midway_costs_one_line_and_sync_sends_the_rest(
             wait_until(lambda: "train/loss" in sent(store, run_of(tiny.config)))
             server.kill()
 
-    monkeypatch.setattr(loop, "_save", kill_after_first_epoch)
+    monkeypatch.setattr(loop, "save", kill_after_first_epoch)
     run = train(tiny)
     assert len(said(capsys)) == 1
     assert_undisturbed(run, undisturbed)
@@ -295,8 +295,8 @@ def test_a_server_that_hangs_holds_training_up_no_longer_than_the_patience(
 ) -> None:
     monkeypatch.setattr(tracking, "PATIENCE", 2.0)
     ended: list[float] = []
-    finish = loop._publish
-    monkeypatch.setattr(loop, "_publish", lambda *a: (finish(*a), ended.append(time.monotonic())))
+    finish = loop.publish
+    monkeypatch.setattr(loop, "publish", lambda *a: (finish(*a), ended.append(time.monotonic())))
     with serving(Slow) as address:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
         run = train(tiny)
@@ -386,6 +386,7 @@ def test_a_resumed_run_is_the_same_run_and_a_changed_one_another(
     assert_holds(store, run)
     assert recorded_run(store, run).info.run_id == first.info.run_id
 
+    run.scores.parent.mkdir(parents=True)
     run.scores.write_text(
         json.dumps({"config": tiny.config.identity(), "splits": {"val": {"mIoU": 0.5}}})
     )
@@ -523,6 +524,7 @@ def scored(project: Path) -> Params:
                 "config": config.identity(),
                 "splits": splits,
             }
+            run.scores.parent.mkdir(parents=True, exist_ok=True)
             run.scores.write_text(json.dumps(scores))
     return params
 
@@ -542,7 +544,7 @@ def test_tables_from_mlflow_are_the_same_bytes_as_from_files(
         *from_files
     }
     assert main(["mlflow-sync"]) == 0
-    for path in project.glob("runs/**/scores.json"):
+    for path in project.glob("scores/**/*.json"):
         path.unlink()
     assert tables("--from-mlflow") == from_files
     # All of it is MLflow's: a value changed there is one changed in the table.
@@ -663,12 +665,13 @@ def test_a_dirty_tree_is_refused_where_a_clean_one_is_required(
 def test_without_mlflow_nothing_of_it_is_left_or_loaded(tiny: Tiny, project: Path) -> None:
     settings = [part for override in TINY for part in ("--set", override)]
     run = run_of(tiny.config)
-    run.folder.mkdir(parents=True)
+    path = Layout("mini").rows(run.experiment, run.seed)
+    path.parent.mkdir(parents=True)
     rows = pd.DataFrame(
         {"split": tiny.config.dataset.splits, "intersection": 1, "union": 2, "sent_id": 1}
     )
     rows.attrs["config"] = tiny.config.identity()
-    rows.to_parquet(run.folder / "rows.parquet")
+    rows.to_parquet(path)
     script = f"""
 import sys
 from mmnet.__main__ import main
