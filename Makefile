@@ -3,11 +3,17 @@
 PYTHON ?= $(firstword $(foreach p,python3.11 python3 python,$(shell $(p) -c \
 	'import ensurepip, sys, venv; sys.version_info[:2] == (3, 11) and print("$(p)")' 2>/dev/null)))
 UV ?= uv
-CORES ?= all
+CORES ?=
+# Snakemake's settings: profiles/default, or profiles/slurm on a cluster.
+WORKFLOW_PROFILE ?= profiles/default
 PORT ?= 5000
 
 BIN := $(CURDIR)/.venv/bin
 RUN := PATH="$(BIN):$$PATH"
+SNAKEMAKE = $(RUN) snakemake --workflow-profile $(WORKFLOW_PROFILE) \
+	$(if $(CORES),--cores $(CORES)) --use-conda
+# The development lock holds the extras, among them Slurm's plugin.
+INSTALLED := .venv/installed$(if $(filter %/slurm,$(WORKFLOW_PROFILE)),-dev)
 COMPILE = $(UV) pip compile pyproject.toml --python-version 3.11 --universal --generate-hashes \
 	--no-emit-index-url --no-header --quiet
 
@@ -19,11 +25,11 @@ COMPILE = $(UV) pip compile pyproject.toml --python-version 3.11 --universal --g
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-table1: .venv/installed ## install what is locked, then train, evaluate and write results/table1.*
-	$(RUN) snakemake --cores $(CORES) --use-conda results/table1.tex
+table1: $(INSTALLED) ## install what is locked, then train, evaluate and write results/table1.*
+	$(SNAKEMAKE) results/table1.tex
 
-all: .venv/installed ## all tables, figures and claims, and, where LaTeX is, results/paper.pdf
-	$(RUN) snakemake --cores $(CORES) --use-conda
+all: $(INSTALLED) ## all tables, figures and claims, and, where LaTeX is, results/paper.pdf
+	$(SNAKEMAKE)
 
 report: all ## results/report.html: all of it, with parameters and run times, in one page
 	$(RUN) snakemake --use-conda --report results/report.html

@@ -20,6 +20,25 @@ include: "workflow/rules/figures.smk"
 include: "workflow/rules/paper.smk"
 
 
+# On a cluster these run where Snakemake does: downloads need the network, the others take seconds.
+localrules:
+    fetch_archive,
+    download_clip,
+    archives,
+    towers,
+    score_run,
+    write_parameters,
+    write_curves,
+    write_paper,
+    write_table1,
+    write_table2,
+    write_table3,
+    write_table4,
+    write_figure4,
+    write_figure5,
+    write_figure6,
+
+
 rule all:
     default_target: True
     input:

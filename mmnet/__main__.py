@@ -7,23 +7,25 @@ from pathlib import Path
 from typing import Any
 
 from mmnet import commands, data_commands
-from mmnet.errors import MMNetError
+from mmnet.errors import MMNetError, Stopped
+from mmnet.progress import FIRST
 from mmnet.report.runs import TABLES
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return its exit code."""
     parsed = _parser().parse_args(arguments)
-    command: Callable[[argparse.Namespace], None] = parsed.run
+    command: Callable[[argparse.Namespace], int | None] = parsed.run
     try:
-        command(parsed)
+        return command(parsed) or 0
     except MMNetError as error:
-        print(f"mmnet: {error}", file=sys.stderr)
-        return 1
+        # All processes of a run stop together; one says so.
+        if FIRST or not isinstance(error, Stopped):
+            print(f"mmnet: {error}", file=sys.stderr)
+        return error.exit_code
     except KeyboardInterrupt:
         print("mmnet: interrupted; run the same command again to go on.", file=sys.stderr)
         return 130
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:

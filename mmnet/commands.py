@@ -9,9 +9,11 @@ import contextlib
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mmnet.cards import take
 from mmnet.config import (
     Config,
     Params,
@@ -22,6 +24,7 @@ from mmnet.config import (
 )
 from mmnet.errors import ConfigError
 from mmnet.layout import RESULTS, Layout
+from mmnet.progress import FIRST
 from mmnet.report.runs import TABLES, rows_of_run, runs_of
 
 
@@ -52,10 +55,25 @@ def known_tower(name: str, params: Params, *, pretrained: str) -> TowerConfig:
     return tower
 
 
-def _device(name: str | None, config: TrainConfig | PretrainConfig) -> Any:
+def _cards(name: str, count: int) -> contextlib.AbstractContextManager[Any]:
+    """Cards that no other job holds, unless one is named, or torchrun has shared them out."""
+    is_free = name in ("auto", "cuda") and "LOCAL_RANK" not in os.environ
+    return take(count) if is_free else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _device(name: str | None, config: TrainConfig | PretrainConfig) -> Iterator[Any]:
+    """Where to compute."""
+    name = name or config.device
+    with _cards(name, 1):
+        yield _prepared(name, config)
+
+
+def _prepared(name: str, config: TrainConfig | PretrainConfig) -> Any:
     import torch
 
-    name = name or config.device
+    from mmnet.processes import is_launched
+
     torch.set_num_threads(config.threads)
     torch.use_deterministic_algorithms(True)
     # Nothing here reads memory before it writes it; filling it first costs a fifth of the time.
@@ -64,13 +82,32 @@ def _device(name: str | None, config: TrainConfig | PretrainConfig) -> Any:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and is_launched():
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"--device {name}: {reason}. Name another, or none.") from None
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if isinstance(config, TrainConfig):
+        precision = "tf32" if config.tf32 else "ieee"
+        torch.backends.cuda.matmul.fp32_precision = precision
+        torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined]
     return device
+
+
+def _shared_out(config: Config, device: str | None) -> int | None:
+    """Run this command under torchrun where it asks for it; return the exit code, None if not."""
+    from mmnet.processes import is_launched, launch
+
+    processes = config.train.processes
+    if processes == 1 or is_launched():
+        return None
+    with _cards(device or config.train.device, processes):
+        return launch(processes, threads=config.train.threads)
 
 
 def pretrain(arguments: argparse.Namespace) -> None:
@@ -80,17 +117,18 @@ def pretrain(arguments: argparse.Namespace) -> None:
     tower = known_tower(arguments.tower, params, pretrained="captions")
     if params.active.pretrain is None:
         raise ConfigError(f"profiles.{params.profile}.pretrain is null: nothing to train with.")
-    pretrain(
-        tower,
-        params.active.pretrain,
-        tables=[layout.table(name) for name in params.active.pretrain.captions],
-        images=layout.images,
-        output=layout.clip(arguments.tower),
-        device=_device(arguments.device, params.active.pretrain),
-    )
+    with _device(arguments.device, params.active.pretrain) as device:
+        pretrain(
+            tower,
+            params.active.pretrain,
+            tables=[layout.table(name) for name in params.active.pretrain.captions],
+            images=layout.images,
+            output=layout.clip(arguments.tower),
+            device=device,
+        )
 
 
-def train(arguments: argparse.Namespace) -> None:
+def train(arguments: argparse.Namespace) -> int | None:
     from mmnet.data.download import verify_placed
     from mmnet.train.loop import fit
     from mmnet.train.provenance import check_clean
@@ -100,42 +138,52 @@ def train(arguments: argparse.Namespace) -> None:
     config, layout = load_run(arguments)
     if params.mlflow.require_clean:
         check_clean(Path())
+    if (code := _shared_out(config, arguments.device)) is not None:
+        return code
     if config.tower.pretrained == "openai":
         tower = config.tower_name
         cure = f"Fetch it: mmnet download-clip {tower}."
         verify_placed(params.active.weights[tower], layout.clip(tower), cure=cure)
-    device = _device(arguments.device, config.train)
-    inputs: dict[str, Any] = {
-        "table": layout.table(config.dataset_name),
-        "manifest": layout.manifest,
-        "weights": layout.weights(config.tower_name, config.tower),
-        "device": device,
-    }
-    tables = rows_of_run(config, params)
-    with (
-        recorded(config, layout, tables=tables, **inputs)
-        if params.mlflow.enabled
-        else contextlib.nullcontext()
-    ):
-        folder = layout.run(config.experiment, config.seed)
-        fit(config, images=layout.images, folder=folder, **inputs)
+    with _device(arguments.device, config.train) as device:
+        inputs: dict[str, Any] = {
+            "table": layout.table(config.dataset_name),
+            "manifest": layout.manifest,
+            "weights": layout.weights(config.tower_name, config.tower),
+            "device": device,
+        }
+        # Of several processes, the first records.
+        is_recorded = params.mlflow.enabled and FIRST
+        tables = rows_of_run(config, params)
+        with (
+            recorded(config, layout, tables=tables, **inputs)
+            if is_recorded
+            else contextlib.nullcontext()
+        ):
+            folder = layout.run(config.experiment, config.seed)
+            fit(config, images=layout.images, folder=folder, **inputs)
+    return None
 
 
-def predict(arguments: argparse.Namespace) -> None:
+def predict(arguments: argparse.Namespace) -> int | None:
     from mmnet.evaluate.grid import write_predictions
     from mmnet.evaluate.predict import predict_splits
 
     config, layout = load_run(arguments)
-    inputs: dict[str, Any] = {
-        "checkpoint": arguments.checkpoint or layout.checkpoint(config.experiment, config.seed),
-        "table": layout.table(config.dataset_name),
-        "images": layout.images,
-        "device": _device(arguments.device, config.train),
-    }
+    if (code := _shared_out(config, arguments.device)) is not None:
+        return code
     rows = layout.rows(config.experiment, config.seed)
-    predict_splits(config, output=rows, **inputs)
-    picture = layout.predictions(config.experiment, config.seed)
-    write_predictions(config, rows=rows, output=picture, **inputs)
+    with _device(arguments.device, config.train) as device:
+        inputs: dict[str, Any] = {
+            "checkpoint": arguments.checkpoint or layout.checkpoint(config.experiment, config.seed),
+            "table": layout.table(config.dataset_name),
+            "images": layout.images,
+            "device": device,
+        }
+        predict_splits(config, output=rows, **inputs)
+        if FIRST:
+            picture = layout.predictions(config.experiment, config.seed)
+            write_predictions(config, rows=rows, output=picture, **inputs)
+    return None
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
@@ -239,13 +287,14 @@ def examples(arguments: argparse.Namespace) -> None:
         Run(c, layout.rows(c.experiment, c.seed), layout.checkpoint(c.experiment, c.seed))
         for c in (config, without_mmp(params, config))
     ]
-    write_examples(
-        *runs,
-        table=layout.table(config.dataset_name),
-        images=layout.images,
-        output=layout.examples(config.experiment, config.seed),
-        device=_device(arguments.device, config.train),
-    )
+    with _device(arguments.device, config.train) as device:
+        write_examples(
+            *runs,
+            table=layout.table(config.dataset_name),
+            images=layout.images,
+            output=layout.examples(config.experiment, config.seed),
+            device=device,
+        )
 
 
 def queries(arguments: argparse.Namespace) -> None:
@@ -254,13 +303,14 @@ def queries(arguments: argparse.Namespace) -> None:
 
     config, layout = load_run(arguments)
     name, seed = config.experiment, config.seed
-    write_queries(
-        Run(config, layout.rows(name, seed), layout.checkpoint(name, seed)),
-        table=layout.table(config.dataset_name),
-        images=layout.images,
-        output=layout.queries(name, seed),
-        device=_device(arguments.device, config.train),
-    )
+    with _device(arguments.device, config.train) as device:
+        write_queries(
+            Run(config, layout.rows(name, seed), layout.checkpoint(name, seed)),
+            table=layout.table(config.dataset_name),
+            images=layout.images,
+            output=layout.queries(name, seed),
+            device=device,
+        )
 
 
 def figure(arguments: argparse.Namespace) -> None:

@@ -190,7 +190,48 @@ class TrainConfig(Strict):
     threads: PositiveInt
     """Cores of one job: fixed, never scaled down, since results depend on it."""
     workers: Annotated[int, Field(ge=0)]
-    """Loader processes beside the training process."""
+    """Loader processes beside each training process."""
+    precision: Literal["fp32", "amp"]
+    """amp: autocast to bf16, or, on a GPU without it, to fp16 with a scaled loss."""
+    tf32: bool
+    """On a GPU, fp32 products and convolutions may round their factors to 10 bits."""
+    processes: PositiveInt
+    """Under torchrun, each on a GPU of its own. `batch_size` is that of all together."""
+    accumulate: PositiveInt
+    """Parts in which a process takes its share of a batch, one after another."""
+    checkpoint_activations: bool
+    """The towers' blocks are computed again backwards instead of remembered."""
+    compile: bool
+    """torch.compile: slower to start, faster steps."""
+    save_minutes: PositiveFloat
+    """Between checkpoints within an epoch; each epoch ends with one too."""
+
+    @model_validator(mode="after")
+    def _parts_are_equal(self) -> Self:
+        part_size(self, self.processes)
+        return self
+
+
+def part_size(train: TrainConfig, processes: int) -> int:
+    """Return the items that a process takes at a time: a batch's equal parts.
+
+    Raises:
+        ValueError: they are not equal.
+    """
+    size, rest = divmod(train.batch_size, processes * train.accumulate)
+    if rest:
+        raise ValueError(
+            f"batch_size {train.batch_size} is not divisible by {processes} processes x "
+            f"{train.accumulate} parts (accumulate): change one of them"
+        )
+    return size
+
+
+HOW = {
+    *("device", "workers", "processes", "accumulate", "checkpoint_activations", "compile"),
+    "save_minutes",
+}
+"""Of TrainConfig: on what a run is computed, not what. A run may go on with others."""
 
 
 class EvaluateConfig(Strict):
@@ -213,6 +254,28 @@ class PretrainConfig(Strict):
     threads: PositiveInt
 
 
+class JobConfig(Strict):
+    """What one job asks of a cluster's queue."""
+
+    partition: Annotated[str, Field(min_length=1)] | None
+    """null: the cluster's default."""
+    memory_mb: PositiveInt
+    """Of main memory, all processes of the job together."""
+    minutes: PositiveInt
+    """Until the queue ends the job; a training then goes on in another."""
+
+
+class ClusterConfig(Strict):
+    """By kind of job. Where results are computed is no part of them: a change reruns nothing."""
+
+    prepare: JobConfig
+    """Data and claims: no GPU."""
+    train: JobConfig
+    """Trainings, those of CLIP towers too."""
+    predict: JobConfig
+    """Predictions, and what Figures 5 and 6 show."""
+
+
 class ProfileConfig(Strict):
     label: str
     """How captions name this profile's data."""
@@ -228,6 +291,7 @@ class ProfileConfig(Strict):
     train: TrainConfig
     evaluate: EvaluateConfig
     pretrain: PretrainConfig | None
+    cluster: ClusterConfig
 
 
 class Config(Strict):
@@ -245,8 +309,9 @@ class Config(Strict):
     evaluate: EvaluateConfig
 
     def identity(self) -> dict[str, Any]:
-        """All that shapes the results: not the tower's name in tables, nor published counts."""
-        return self.model_dump(mode="json", exclude={"tower": {"label"}, "dataset": {"counts"}})
+        """All that shapes the results: no names in tables, published counts or machines."""
+        without = {"tower": {"label"}, "dataset": {"counts"}, "train": HOW}
+        return self.model_dump(mode="json", exclude=without)
 
 
 class ExperimentConfig(Strict):

@@ -4,6 +4,8 @@
 class MMNetError(Exception):
     """Base of all errors the command line shows without a traceback."""
 
+    exit_code = 1
+
 
 class ConfigError(MMNetError):
     """A value in params.yaml, or a name asked for that params.yaml does not have."""
@@ -27,3 +29,11 @@ class TrainingError(MMNetError):
 
 class LedgerError(MMNetError):
     """Files that are not those of dvc.lock, or that cannot be recorded."""
+
+
+class Stopped(MMNetError):
+    """A run that a signal asked to stop, and that is saved."""
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal

@@ -9,19 +9,21 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from mmnet.config import Config, Params
+from mmnet.config import Config, Params, part_size
 from mmnet.data.refer import read_table
 from mmnet.errors import ConfigError
 from mmnet.layout import Layout
 from mmnet.model.describe import Cost, cost
+from mmnet.model.memory import Activations, activations
 from mmnet.report.runs import TABLES, experiments_of
 
 FORWARD_AND_BACKWARD = 3
 """In forward passes: backwards costs two."""
 STATE = 4
 """Weights, gradients and Adam's two moments, in fp32."""
-TRAINING = 7
-"""Checkpoints' worth of disk that a run takes while it trains, at most."""
+TRAINING = 10
+"""Checkpoints' worth of disk that a run takes while it trains, at most: three states of the model
+and Adam's moments, one of them being written, and the best model."""
 REFS_PER_SCENE = 3
 BYTES_PER_REF = 1_000
 """In a procedural archive."""
@@ -32,7 +34,7 @@ OPENAI_BYTES = 2.3
 
 HEADS = (
     *("experiment", "tables", "dataset", "tower", "without", "N_q", "epochs", "items"),
-    *("forward", "training", "GPU time", "memory", "checkpoint"),
+    *("forward", "training", "GPU time", "at a time", "memory per GPU", "checkpoint"),
 )
 
 
@@ -43,6 +45,19 @@ class Run(NamedTuple):
     tables: Sequence[str]
     items: int
     cost: Cost
+    activations: Activations
+
+    @property
+    def part_size(self) -> int:
+        """Items at a time on one GPU."""
+        return part_size(self.config.train, self.config.train.processes)
+
+    @property
+    def memory(self) -> int:
+        """Of one GPU: the state, the gradients on their way to others, and what a part keeps."""
+        copies = STATE + (self.config.train.processes > 1)
+        kept = self.activations.fixed + self.activations.per_item * self.part_size
+        return copies * self.checkpoint + kept
 
     @property
     def flops(self) -> int:
@@ -68,7 +83,8 @@ class Run(NamedTuple):
             si(self.cost.flops, "FLOP"),
             si(self.flops, "FLOP"),
             duration(self.flops / flops_per_second),
-            si(STATE * self.checkpoint, "B"),
+            str(self.part_size),
+            si(self.memory, "B"),
             si(self.checkpoint, "B"),
         ]
 
@@ -96,8 +112,10 @@ def plan(params: Params, layout: Layout, tables: Sequence[str], *, tflops: float
         f"{', '.join(map(str, seeds))}. Each line is one run.",
         "forward: one image with one sentence, as `mmnet describe` counts it. training: "
         f"{FORWARD_AND_BACKWARD} x forward x items x epochs;",
-        "evaluating and pre-training are not counted. memory: weights, gradients and Adam's "
-        "moments in fp32, without activations.",
+        "evaluating and pre-training are not counted. memory: weights, gradients, Adam's moments "
+        "and what the",
+        "items at a time (batch_size / processes / accumulate) leave for the way back; the "
+        "libraries take 1 GB or more besides.",
         f"GPU time: at {tflops:g} TFLOP/s, which is assumed, not measured (--tflops)."
         + (
             " This profile trains on the CPU: give its own."
@@ -119,6 +137,7 @@ def costed_runs(params: Params, layout: Layout, tables: Sequence[str]) -> list[R
     """Return each experiment of the tables once, in the order of params.yaml."""
     of_dataset = cache(lambda name: items_of(name, params, layout))
     costs: dict[str, Cost] = {}
+    kept: dict[tuple[str, int, str, bool], Activations] = {}
     runs = []
     for name in params.experiments:
         serves = [table for table in tables if name in experiments_of(table, params)]
@@ -129,7 +148,13 @@ def costed_runs(params: Params, layout: Layout, tables: Sequence[str]) -> list[R
         key = f"{config.model} {config.tower.architecture} {length}"
         if key not in costs:
             costs[key] = cost(config.model, config.tower, max_length=length)
-        runs.append(Run(config, serves, of_dataset(config.dataset_name), costs[key]))
+        # What the rows of Tables 2-4 change hardly counts, and counting takes a second.
+        train = config.train
+        way = (config.tower_name, length, train.precision, train.checkpoint_activations)
+        if way not in kept:
+            kept[way] = activations(config)
+        items = of_dataset(config.dataset_name)
+        runs.append(Run(config, serves, items, costs[key], kept[way]))
     return runs
 
 

@@ -1,5 +1,6 @@
 """Progress of long work: a bar on a terminal, a plain line now and then in a log."""
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -12,8 +13,14 @@ T = TypeVar("T")
 LINE_EVERY = 10.0  # seconds
 
 
+FIRST = os.environ.get("RANK", "0") == "0"
+"""Of several processes, one speaks for all."""
+
+
 def say(message: str) -> None:
     """Write a line without breaking a bar."""
+    if not FIRST:
+        return
     tqdm.write(message, file=sys.stderr)
     sys.stderr.flush()
 
@@ -39,6 +46,9 @@ def track(
     `done` of the `total` units, where that is known, were finished before; an item is `size(item)`
     units, B being bytes; `state()` is shown behind the rate.
     """
+    if not FIRST:
+        yield from items
+        return
     if sys.stderr.isatty():
         with tqdm(
             total=total, initial=done, desc=name, unit=unit, unit_scale=unit == "B", leave=False

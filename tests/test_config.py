@@ -122,6 +122,8 @@ def test_an_unknown_name_is_refused_and_the_nearest_named(override: str, advice:
         ("profiles.mini.train.epochs='8'", "epochs is the text '8': must be a number."),
         ("profiles.mini.train.epochs=2.5", "epochs is 2.5: should be a valid integer."),
         ("profiles.mini.train.epochs=true", "epochs is True: should be a valid integer."),
+        ("profiles.mini.cluster.train.minutes=0", "minutes is 0: should be greater than 0."),
+        ("profiles.mini.cluster.train.partition=''", "should have at least 1 character"),
         ("profiles.mini.train.epochs=0", "epochs is 0: should be greater than 0."),
         ("profiles.mini.train.lr=.nan", "lr is nan: should be a finite number."),
         ("profiles.mini.train.lr=.inf", "lr is inf: should be a finite number."),

@@ -6,7 +6,9 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 from conftest import ROOT, Tiny
+from open_clip.transformer import Transformer
 
 from mmnet.__main__ import main
 from mmnet.config import Params, load_params
@@ -14,9 +16,11 @@ from mmnet.errors import ConfigError
 from mmnet.layout import Layout
 from mmnet.model.build import build_model
 from mmnet.model.describe import Cost, cost, describe
+from mmnet.model.memory import Activations, activations
 from mmnet.plan import costed_runs, disk_of, duration, images_bytes, items_of, plan, si
 from mmnet.report.runs import TABLES
 
+KEPT = Activations(fixed=100_000, per_item=10_000)
 COST = Cost(parameters=1_000_000, clip_parameters=600_000, flops=2_000_000_000)
 
 
@@ -30,6 +34,7 @@ def cheap(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
         return COST
 
     monkeypatch.setattr("mmnet.plan.cost", stand_in)
+    monkeypatch.setattr("mmnet.plan.activations", lambda config: KEPT)
     monkeypatch.chdir(tmp_path)
     return asked
 
@@ -49,7 +54,9 @@ def test_a_line_has_what_one_run_costs(cheap: list[Any]) -> None:
     # 3 x 2 GFLOP x 42,278 refs x 50 epochs = 12.6834 PFLOP; at 40 TFLOP/s, 317 s = 5.3 min.
     assert lines["nq_24"] == [
         *("2,3,4", "refcoco+", "RN50", "24", "50", "42,278"),
-        *("2", "GFLOP", "12.7", "PFLOP", "5.3", "min", "16", "MB", "4", "MB"),
+        *("2", "GFLOP", "12.7", "PFLOP", "5.3", "min"),
+        # 4 x 4 bytes x 10^6, and 64 items.
+        *("64", "16.7", "MB", "4", "MB"),
     ]
     assert lines["no_mqe_no_f_vg"][:5] == ["4", "refcoco+", "RN50", "f_vg,MQE", "24"]
     assert lines["nq_8_no_mmp"][:5] == ["3", "refcoco+", "RN50", "MMP", "8"]
@@ -58,6 +65,47 @@ def test_a_line_has_what_one_run_costs(cheap: list[Any]) -> None:
         *("1", "refcoco", "ViT-B", "24", "100", "42,404", "2", "GFLOP"),
     ]
     assert lines["refcoco_vit_b"][8:10] == ["25.4", "PFLOP"]
+
+
+def test_memory_is_that_of_a_part_on_one_gpu(cheap: list[Any]) -> None:
+    how = ("processes=4", "accumulate=2")
+    params = params_of("paper", *(f"profiles.paper.train.{key}" for key in how))
+    line = lines_of(plan(params, Layout("paper"), ["table2"], tflops=40))["nq_24"]
+    # A fifth copy, of gradients on their way; 64 / 4 / 2 items.
+    assert line[-5:] == ["8", "20.2", "MB", "4", "MB"]
+
+
+@pytest.mark.parametrize("changes", [{}, {"precision": "amp"}, {"checkpoint_activations": True}])
+def test_activations_are_those_that_autograd_keeps(tiny: Tiny, changes: dict[str, Any]) -> None:
+    train = tiny.config.train.model_copy(update=changes)
+    config = tiny.config.model_copy(update={"train": train})
+    model = build_model(config.model, config.tower, weights=None).train()
+    for part in model.modules():
+        if isinstance(part, Transformer):
+            part.grad_checkpointing = config.train.checkpoint_activations
+    weights = {tensor.untyped_storage().data_ptr() for tensor in model.state_dict().values()}
+    counted = []
+    for items in (1, 3):
+        kept: dict[int, tuple[int, Any]] = {}
+
+        def keep(tensor: torch.Tensor, kept: dict[int, tuple[int, Any]] = kept) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in weights:
+                kept[storage.data_ptr()] = (storage.nbytes(), storage)
+            return tensor
+
+        image = torch.rand(items, 3, config.model.image_size, config.model.image_size)
+        tokens = torch.full((items, config.dataset.max_length), 5)
+        with (
+            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+            torch.autocast("cpu", dtype=torch.bfloat16, enabled="precision" in changes),
+        ):
+            model(image, tokens)
+        counted.append(sum(size for size, _ in kept.values()))
+    kept_by_estimate = activations(config)
+    per_item = (counted[1] - counted[0]) / 2
+    assert kept_by_estimate.per_item == pytest.approx(per_item, rel=0.05)
+    assert kept_by_estimate.fixed == pytest.approx(counted[0] - per_item, rel=0.1, abs=20_000)
 
 
 def test_totals_come_last_and_add_up(cheap: list[Any]) -> None:
@@ -92,7 +140,7 @@ def test_disk_is_that_of_archives_images_towers_and_checkpoints(cheap: list[Any]
     assert disk["CLIP towers"] == pytest.approx(2 * 2.3 * 600_000)
     # Six experiments, two seeds, four bytes.
     assert disk["finished runs"] == 6 * 2 * 4_000_000
-    assert disk["more while one trains, at most"] == 6 * 4_000_000
+    assert disk["more while one trains, at most"] == 9 * 4_000_000
     Path("mine.zip").touch()
     own = params_of("paper", "profiles.paper.data.train2014=mine.zip")
     assert disk_of(runs, own, layout)["archives"] == 53993993 + 45613210 + 56712951

@@ -1,11 +1,6 @@
 """Training: it learns, it survives, and what it leaves is a function of config, data and seed."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +14,7 @@ from mmnet.files import locked
 from mmnet.model import checkpoint
 from mmnet.model.build import build_model
 from mmnet.model.clip import load_clip
-from mmnet.train import loop
+from mmnet.train import loop, step
 from mmnet.train.loss import mask_loss
 from mmnet.train.pretrain import pretrain
 from mmnet.train.schedule import polynomial_decay
@@ -28,8 +23,8 @@ CPU = torch.device("cpu")
 
 
 def test_polynomial_decay_is_the_papers_formula() -> None:
-    for step in range(10):
-        assert polynomial_decay(step, 10, 0.9) == pytest.approx((1 - step / 10) ** 0.9)
+    for number in range(10):
+        assert polynomial_decay(number, 10, 0.9) == pytest.approx((1 - number / 10) ** 0.9)
 
 
 def test_loss_is_the_mean_over_pixels_of_binary_cross_entropy() -> None:
@@ -91,39 +86,6 @@ def test_metrics_have_a_line_per_epoch_and_the_best_checkpoint_is_kept(
     best = max(lines, key=lambda line: line["val"]["mIoU"])
     assert checkpoint.load(folder / "checkpoint.pt")["epoch"] == best["epoch"]
     assert not (folder / "work" / "last.pt").exists()
-
-
-def test_run_killed_midway_ends_with_the_bytes_of_an_undisturbed_one(
-    tiny: Any, tmp_path: Path
-) -> None:
-    script = (
-        "import sys, torch; from pathlib import Path; from mmnet.config import Config;"
-        "from mmnet.train.loop import fit; a = sys.argv;"
-        "fit(Config.model_validate_json(a[1]), table=Path(a[2]), images=Path(a[3]),"
-        " manifest=Path(a[3] + '.tsv'), weights=None, folder=Path(a[4]),"
-        " device=torch.device('cpu'))"
-    )
-    config = tiny.config.model_copy(
-        update={"train": tiny.config.train.model_copy(update={"epochs": 5})}
-    )
-    command = [sys.executable, "-c", script, config.model_dump_json(), tiny.table, tiny.images]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
-    quiet: dict[str, Any] = {"env": environment, "stderr": subprocess.DEVNULL}
-    subprocess.run([*command, undisturbed], check=True, **quiet)
-    last = disturbed / "work" / "last.pt"
-    deadline = time.monotonic() + 120
-    with subprocess.Popen([*command, disturbed], **quiet) as process:
-        while not last.exists() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-    assert last.exists(), "the run ended before it could be killed"
-    again = subprocess.run(
-        [*command, disturbed], check=True, env=environment, capture_output=True, text=True
-    )
-    assert "going on after epoch" in again.stderr
-    for name in ("checkpoint.pt", "metrics.jsonl"):
-        assert (disturbed / name).read_bytes() == (undisturbed / name).read_bytes()
 
 
 def interrupted(tiny: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,13 +167,13 @@ def test_non_finite_loss_stops_the_run_and_names_step_and_sentences(
     tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = iter(range(100))
-    original = loop.mask_loss
+    original = step.mask_loss
 
     def broken(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
         loss = original(logits, masks)
         return loss * torch.nan if next(calls) == 1 else loss
 
-    monkeypatch.setattr(loop, "mask_loss", broken)
+    monkeypatch.setattr(step, "mask_loss", broken)
     items = loop.training_items(tiny.config, tiny.table, tiny.images)
     size = tiny.config.train.batch_size
     expected = [str(items.records[i].sent_id) for i in items.order[size : 2 * size]]
@@ -243,11 +205,12 @@ def test_too_few_refs_for_a_batch_are_refused(tiny: Any, tmp_path: Path) -> None
 
 def test_head_learns_faster_by_its_multiplier(tiny: Any) -> None:
     train = tiny.config.train.model_copy(update={"head_lr_multiplier": 10.0})
-    run = loop._start(tiny.config.model_copy(update={"train": train}), None, CPU)
+    model = build_model(tiny.config.model, tiny.config.tower, weights=None)
+    run = step.start(model, train, CPU)
     clip, head = run.optimizer.param_groups
     assert (clip["multiplier"], head["multiplier"]) == (1.0, 10.0)
     names = {id(parameter): name for name, parameter in run.model.named_parameters()}
-    assert all(names[id(p)].startswith(loop.CLIP_PARTS) for p in clip["params"])
+    assert all(names[id(p)].startswith(step.CLIP_PARTS) for p in clip["params"])
     assert len(clip["params"]) + len(head["params"]) == len(names)
 
 

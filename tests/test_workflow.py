@@ -329,3 +329,60 @@ def test_without_conda_the_same_command_works_and_says_so(tmp_path: Path) -> Non
     result = snakemake(copy_project(tmp_path), "-n", "data/mini/archives/refcoco.zip.sha256")
     assert planned(result) == {"draw_shapes": 1, "fetch_archive": 1}
     assert "No conda on the PATH" in result.stdout + result.stderr
+
+
+SLURM_STAND_IN = """#!/bin/sh
+# A stand-in for Slurm's commands: sbatch keeps what it was asked and refuses. (tests/slurm/run
+# submits to a real one.)
+[ "${{0##*/}}" != sbatch ] || echo "$@" >> {calls}
+exit 1
+"""
+
+
+def test_slurm_is_asked_for_what_params_say(clone: Path, tmp_path: Path) -> None:
+    with edited_params(clone) as params:
+        mini = params["profiles"]["mini"]
+        mini["cluster"]["train"] = {"partition": "long", "memory_mb": 7000, "minutes": 99}
+        mini["train"] |= {"device": "auto", "lr": 1.0e-3}  # the rate: so that it trains again
+    calls, folder = tmp_path / "calls", tmp_path / "bin"
+    folder.mkdir()
+    for name in ("sbatch", "sacct", "sinfo", "scontrol", "squeue"):
+        (folder / name).write_text(SLURM_STAND_IN.format(calls=calls))
+        (folder / name).chmod(0o755)
+    result = snakemake(
+        clone,
+        *("--workflow-profile", "profiles/slurm", "--retries", "0"),
+        *("--", "runs/mini/refcoco_vit_b/seed0/checkpoint.pt"),
+        path=os.pathsep.join([str(folder), str(Path(sys.executable).parent), "/usr/bin", "/bin"]),
+    )
+    assert result.returncode != 0
+    (asked,) = calls.read_text().splitlines()
+    for option in ("-p long", "-t 99", "--mem 7000", "--gpus=1", "--requeue"):
+        assert f" {option} " in asked, asked
+
+
+def test_what_jobs_ask_of_a_cluster_reruns_nothing(clone: Path) -> None:
+    with edited_params(clone) as params:
+        for job in params["profiles"]["mini"]["cluster"].values():
+            job.update(partition="another", memory_mb=1, minutes=1)
+    assert planned(snakemake(clone, "-n", "results/table1.tex")) == {}
+
+
+def test_every_rule_runs_here_or_says_what_it_asks_of_a_cluster() -> None:
+    local = (ROOT / "Snakefile").read_text().partition("localrules:")[2].partition("rule all")[0]
+    rules = []
+    for path in (ROOT / "workflow" / "rules").glob("*.smk"):
+        rules += re.split(r"^ *rule (?=\w)", path.read_text(), flags=re.MULTILINE)[1:]
+    assert len(rules) > 15
+    for rule in rules:
+        name = rule.partition(":")[0]
+        assert (f" {name}," in local) != ("**asks(" in rule), name
+
+
+def test_both_profiles_of_snakemake_rerun_for_the_same_reasons() -> None:
+    default, slurm = (
+        yaml.safe_load((ROOT / "profiles" / name / "config.yaml").read_text())
+        for name in ("default", "slurm")
+    )
+    assert {*default} - {*slurm} == {"cores", "resources"}
+    assert all(slurm[key] == default[key] for key in {*default} & {*slurm})

@@ -1,6 +1,7 @@
 """Rows of a prepared table and their images, as tensors."""
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ import pandas as pd
 import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset, get_worker_info
 from torchvision.io import ImageReadMode, decode_image
 
 from mmnet.config import Config
@@ -102,6 +103,9 @@ class TrainItems(Dataset[Item]):
         chosen = [rows[draw.integers(len(rows))] for rows in self.rows_of_ref]
         self.order = draw.permutation(np.asarray(chosen))
 
+    def paths(self, index: int) -> list[Path]:
+        return [self.images / self.records[self.order[index]].file]
+
     def __len__(self) -> int:
         return len(self.order)
 
@@ -163,6 +167,10 @@ class EvaluationItems(Dataset[ImageBatch]):
             if waiting:
                 self.batches.append(np.asarray(waiting))
 
+    def paths(self, index: int) -> list[Path]:
+        files = self.rows["file"].iloc[self.batches[index]].drop_duplicates()
+        return [self.images / file for file in files]
+
     def __len__(self) -> int:
         return len(self.batches)
 
@@ -211,20 +219,59 @@ def evaluation_items(
     )
 
 
-def read(items: Dataset[Any], *, batch_size: int | None, workers: int) -> Iterator[Any]:
+class _Watched(Dataset[Any]):
+    """Notes which item each loader process is at: when one dies, nothing else tells."""
+
+    def __init__(self, items: Dataset[Any], workers: int) -> None:
+        self.items = items
+        self.at = torch.full((workers, 2), -1, dtype=torch.long).share_memory_()
+        """(workers, 2): process id, index"""
+
+    def __len__(self) -> int:
+        return len(self.items)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int) -> Any:
+        worker = get_worker_info()
+        if worker is not None:
+            self.at[worker.id] = torch.tensor([os.getpid(), index])
+        return self.items[index]
+
+    def files_of_dead(self, message: str) -> str:
+        """Return the images that the processes named in a message were at."""
+        pids = {int(number) for number in re.findall(r"\d+", message)}
+        indices = [int(index) for pid, index in self.at.tolist() if pid in pids and index >= 0]
+        paths = [str(path) for index in indices for path in _paths(self.items, index)]
+        return ", ".join(paths) or "an image"
+
+
+def _paths(items: Any, index: int) -> list[Path]:
+    if isinstance(items, Subset):
+        return _paths(items.dataset, items.indices[index])
+    paths: list[Path] = items.paths(index)
+    return paths
+
+
+def read(
+    items: Dataset[Any], *, batch_size: int | None, workers: int, pinned: bool = False
+) -> Iterator[Any]:
     """Read items in their own order; whole batches only, or, without a size, as they are.
 
+    `pinned` batches are copied to a GPU while it computes.
+
     Raises:
-        DataError: an item's image is missing, damaged or of another size.
+        DataError: an item's image is missing, damaged or of another size, or its reader died.
     """
     collate: Callable[[Any], Any] = _stack if batch_size else _as_is
+    # Items do not depend on it, and more than there are cores would only wait.
+    workers = min(workers, len(os.sched_getaffinity(0)))
+    watched = _Watched(items, workers)
     loader: DataLoader[Any] = DataLoader(
-        items,
+        watched,
         batch_size=batch_size,
         drop_last=batch_size is not None,
-        # Items do not depend on it, and more than there are cores would only wait.
-        num_workers=min(workers, len(os.sched_getaffinity(0))),
+        num_workers=workers,
         collate_fn=collate,
+        pin_memory=pinned,
     )
     try:
         yield from loader
@@ -232,6 +279,14 @@ def read(items: Dataset[Any], *, batch_size: int | None, workers: int) -> Iterat
         # A worker's error arrives as its whole traceback, of which the last line is the message.
         line = str(error).splitlines()[-1]
         raise DataError(line.removeprefix(f"{DataError.__module__}.DataError: ")) from None
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        line = str(error).splitlines()[0].rstrip(". ")
+        raise DataError(
+            f"{watched.files_of_dead(line)}: the process that was reading it died ({line}). Out of "
+            "memory? Lower train.workers; else look at the image. The same command goes on."
+        ) from None
 
 
 def _stack(items: list[Item]) -> Item:

@@ -1,16 +1,17 @@
 """Checkpoint to rows: one per sentence, counted at the image's original size."""
 
 import math
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.utils.data import Subset
 
 from mmnet.config import Config
-from mmnet.data.dataset import ImageBatch, evaluation_items, read, read_mask
+from mmnet.data.dataset import EvaluationItems, ImageBatch, evaluation_items, read, read_mask
 from mmnet.data.tokenizer import say_cut
 from mmnet.data.transforms import logits_to_image, normalise
 from mmnet.errors import CheckpointError
@@ -18,6 +19,7 @@ from mmnet.files import atomic_path
 from mmnet.model.build import build_model
 from mmnet.model.checkpoint import load_trained
 from mmnet.model.mmnet import ImageFeatures, MMNet
+from mmnet.processes import joined, world
 from mmnet.progress import track
 
 IDS = ["split", "ref_id", "ann_id", "image_id", "sent_id"]
@@ -28,7 +30,36 @@ def predict(
 ) -> pd.DataFrame:
     """Return a row per sentence: ids, intersection and union in pixels."""
     tables = [_count(batch, _masks(model, batch, threshold, device)) for batch in batches]
-    return pd.concat(tables, ignore_index=True)
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def predict_together(
+    model: MMNet,
+    items: EvaluationItems,
+    config: Config,
+    *,
+    device: torch.device,
+    shown: Callable[[Iterable[ImageBatch], int], Iterable[ImageBatch]],
+) -> pd.DataFrame:
+    """Return the rows that `predict` would, the batches shared out among the processes.
+
+    Each batch is one process's, so that none is counted twice, and is what it is for one process.
+    `shown(batches, count)` passes them on.
+    """
+    rank, size = world()
+    share = range(rank, len(items), size)
+    batches = read(
+        Subset(items, share),
+        batch_size=None,
+        workers=config.train.workers,
+        pinned=device.type == "cuda",
+    )
+    threshold = config.evaluate.threshold
+    rows = predict(model, shown(batches, len(share)), threshold=threshold, device=device)
+    if size == 1:
+        return rows
+    rows = pd.concat(world().gather(rows), ignore_index=True)
+    return rows.sort_values(["split", "image_id", "sent_id"], ignore_index=True)
 
 
 def predict_masks(
@@ -107,16 +138,16 @@ def predict_splits(
     model = load_model(config, checkpoint).to(device)
     items = evaluation_items(config, table, images, splits=config.dataset.splits)
     say_cut(f"{config.dataset_name} evaluation", items.tokens, items.num_cut)
-    shown = track(
-        read(items, batch_size=None, workers=config.train.workers),
-        name=f"{config.experiment} predicting",
-        total=len(items),
-        unit="batches",
-    )
-    rows = predict(model, shown, threshold=config.evaluate.threshold, device=device)
-    rows.attrs["config"] = config.identity()
-    with atomic_path(output) as path:
-        rows.to_parquet(path, index=False)
+
+    def shown(batches: Iterable[ImageBatch], count: int) -> Iterable[ImageBatch]:
+        return track(batches, name=f"{config.experiment} predicting", total=count, unit="batches")
+
+    with joined(device) as processes:
+        rows = predict_together(model, items, config, device=device, shown=shown)
+        if processes.is_first:
+            rows.attrs["config"] = config.identity()
+            with atomic_path(output) as path:
+                rows.to_parquet(path, index=False)
 
 
 def _count(batch: ImageBatch, masks: Iterable[tuple[int, Tensor]]) -> pd.DataFrame:

@@ -1,6 +1,8 @@
 """Checkpoints: all that exact resume needs, written whole or not at all, loaded weights-only."""
 
+import hashlib
 import io
+import os
 import pickle
 import warnings
 from pathlib import Path
@@ -10,16 +12,30 @@ import torch
 
 from mmnet.config import Config
 from mmnet.errors import CheckpointError
-from mmnet.files import atomic_write
+from mmnet.files import atomic_path, checksum
 
 
-def save(path: Path, content: dict[str, Any]) -> None:
-    """Write tensors and plain values."""
+def save(path: Path, content: dict[str, Any], *, previous: Path | None = None) -> None:
+    """Write tensors and plain values; what `path` held becomes `previous`, once this one is whole.
+
+    Raises:
+        MMNetError: the file cannot be written, or reads back otherwise; `path` is as it was.
+    """
     # Through memory: torch's own writer reports a full disk as a RuntimeError without the path.
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    with atomic_write(path, "wb") as file:
-        file.write(buffer.getbuffer())
+    with atomic_path(path) as temporary:
+        with temporary.open("wb") as file:
+            file.write(buffer.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        if checksum(temporary) != hashlib.sha256(buffer.getbuffer()).hexdigest():
+            raise CheckpointError(
+                f"{path}: reads back otherwise than it was written. Look at the disk; "
+                "then the same command goes on from the checkpoint before."
+            )
+        if previous is not None and path.exists():
+            path.replace(previous)
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ What params.yaml alone can tell: the rules ask before any job, the report again.
 
 from typing import Any, get_args
 
-from mmnet.config import Config, Params, TableName
+from mmnet.config import HOW, Config, Params, TableName
 from mmnet.errors import ConfigError
 from mmnet.evaluate.pair import SPLIT
 
@@ -21,7 +21,7 @@ SHOWN = {
     "table4": ("f_vg", "mqe"),
 }
 """Those that a table shows; in the others its rows must agree."""
-HARMLESS = {"train.device", "train.threads", "train.workers"}
+HARMLESS = {"train.threads", *(f"train.{key}" for key in HOW)}
 """How a run is computed, not what."""
 
 

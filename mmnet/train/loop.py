@@ -1,50 +1,49 @@
-"""Training: one epoch, and a run of them that survives interruption unchanged."""
+"""Training: one epoch, and a run of them that ends the same however often it is interrupted."""
 
-import json
-import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass
+import contextlib
+import itertools
+import math
+import signal
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import torch
+from torch.utils.data import Subset
 
 from mmnet.code_version import code_version
 from mmnet.config import Config
-from mmnet.data.dataset import EvaluationItems, TrainItems, evaluation_items, read, training_items
+from mmnet.data.dataset import (
+    EvaluationItems,
+    ImageBatch,
+    TrainItems,
+    evaluation_items,
+    read,
+    training_items,
+)
 from mmnet.data.tokenizer import say_cut
-from mmnet.data.transforms import normalise
-from mmnet.errors import CheckpointError, DataError, TrainingError
+from mmnet.errors import DataError, Stopped, TrainingError
 from mmnet.evaluate.metrics import score
-from mmnet.evaluate.predict import predict
-from mmnet.files import atomic_path, atomic_write, checksum, locked
-from mmnet.model import checkpoint
+from mmnet.evaluate.predict import predict_together
+from mmnet.files import checksum, locked
 from mmnet.model.build import build_model
-from mmnet.model.mmnet import MMNet
+from mmnet.processes import joined
 from mmnet.progress import say, track
-from mmnet.train.loss import mask_loss
 from mmnet.train.schedule import polynomial_decay
+from mmnet.train.signals import Interruption, listening
+from mmnet.train.state import (
+    Run,
+    finish,
+    is_finished,
+    publish,
+    resumable,
+    resume,
+    save,
+    save_best,
+)
+from mmnet.train.step import Stepper, start
 
-CLIP_PARTS = ("backbone.visual.", "text_encoder.")
-"""Pre-trained; everything else learns `head_lr_multiplier` times faster (reading 10)."""
-
-
-@dataclass
-class Run:
-    """What changes while training, and what an interrupted run goes on from."""
-
-    model: MMNet
-    optimizer: torch.optim.Optimizer
-    history: list[dict[str, Any]]
-    """A line of metrics.jsonl for each finished epoch."""
-
-    @property
-    def epoch(self) -> int:
-        return len(self.history)
-
-    @property
-    def best(self) -> float:
-        return max((line["val"]["mIoU"] for line in self.history), default=-1.0)
+T = TypeVar("T")
 
 
 def fit(
@@ -59,16 +58,18 @@ def fit(
 ) -> None:
     """Train one experiment and publish `checkpoint.pt` (best val mIoU) and `metrics.jsonl`.
 
-    Each epoch ends with `work/last.pt`; a run that finds one of its own goes on from it, and ends
-    with the bytes it would have ended with. One that finds itself finished publishes again: a
-    workflow that was killed, or that removed the outputs before it failed, costs no training.
+    Each epoch ends with `work/last.pt`, and so do every `save_minutes` within one; a run that
+    finds one of its own goes on from it, on as many processes as there are now, and ends with the
+    bytes it would have ended with. One that finds itself finished publishes again: a workflow that
+    was killed, or that removed the outputs before it failed, costs no training.
 
     Raises:
-        TrainingError: the loss is not finite.
+        TrainingError: the loss is not finite, or the memory does not suffice.
         DataError: the data do not fit the config.
+        Stopped: SIGTERM or SIGUSR1 came; the run is saved.
     """
     work = folder / "work"
-    with locked(folder):
+    with joined(device) as world, locked(folder) if world.is_first else contextlib.nullcontext():
         items = training_items(config, table, images)
         val = evaluation_items(config, table, images, splits=["val"])
         _check_fits(config, items, val)
@@ -79,73 +80,110 @@ def fit(
             "weights": checksum(weights) if weights else None,
             "code": code_version(__name__),
         }
-        if _is_finished(work, identity):
+        # The first process looks, once the lock is its own: the others see what it saw.
+        if world.first(world.is_first and is_finished(work, identity)):
             say(f"{folder}: this very run is finished; published again")
-            _publish(work, folder)
+            if world.is_first:
+                publish(work, folder)
             return
+        last = world.first(resumable(work, identity) if world.is_first else None)
         torch.manual_seed(config.seed)
-        run = _start(config, weights, device)
-        _resume(run, work / "last.pt", identity)
-        (work / "finished.json").unlink(missing_ok=True)  # of another config: best.pt will change
-        while run.epoch < config.train.epochs:
-            loss = train_one_epoch(run, items, config, device)
-            rows = predict(
-                run.model,
-                read(val, batch_size=None, workers=config.train.workers),
-                threshold=config.evaluate.threshold,
-                device=device,
-            )
-            better = _record(run, loss, score(rows), config, len(items))
-            _save(run, work, identity, better=better)
-        _finish(work, identity)
-        _publish(work, folder)
+        model = build_model(config.model, config.tower, weights=weights).to(device)
+        run = start(model, config.train, device)
+        if last is not None:
+            resume(run, last)
+        if world.is_first:
+            # Of another config: best.pt will change.
+            (work / "finished.json").unlink(missing_ok=True)
+
+        def keep() -> None:
+            if world.is_first:
+                save(run, work, identity)
+
+        with listening() as stop:
+            stepper = Stepper(run, config, world, device, stop)
+
+            def watched(batches: Iterable[ImageBatch], count: int) -> Iterable[ImageBatch]:
+                return stop.watch(batches)
+
+            try:
+                while run.epoch < config.train.epochs:
+                    train_one_epoch(run, items, config, stepper, keep)
+                    rows = predict_together(run.model, val, config, device=device, shown=watched)
+                    if _record(run, score(rows), config, len(items)) and world.is_first:
+                        # First: killed between the two, the epoch's end is done again.
+                        save_best(run, work, identity)
+                    keep()
+            except Interruption:
+                keep()
+                number = stop.signal or signal.SIGTERM
+                raise Stopped(
+                    f"{config.experiment}: stopped by {signal.Signals(number).name} in epoch "
+                    f"{run.epoch + 1}, after {len(run.losses)} of its steps, and saved. The same "
+                    "command goes on.",
+                    number,
+                ) from None
+        if world.is_first:
+            finish(work, identity)
+            publish(work, folder)
 
 
-def train_one_epoch(run: Run, items: TrainItems, config: Config, device: torch.device) -> float:
-    """Take one step per batch and return the epoch's mean loss.
+def train_one_epoch(
+    run: Run, items: TrainItems, config: Config, stepper: Stepper, keep: Callable[[], None]
+) -> None:
+    """Take the steps of an epoch that are yet to be taken, one per batch.
 
     Raises:
         TrainingError: a batch's loss is not finite; its step and sentences are named.
+        Interruption: a process was asked to stop.
     """
     run.model.train()
     items.set_epoch(run.epoch)
-    steps = len(items) // config.train.batch_size
+    size = config.train.batch_size
+    steps = len(items) // size
     total_steps = steps * config.train.epochs
-    losses: list[float] = []
-    lr = 0.0
-    batches = read(items, batch_size=config.train.batch_size, workers=config.train.workers)
-    shown = track(
-        batches,
-        name=f"{config.experiment} epoch {run.epoch + 1}/{config.train.epochs}",
-        total=total_steps * config.train.batch_size,
-        done=steps * run.epoch * config.train.batch_size,
-        unit="items",
-        size=lambda batch: len(batch.image),
-        state=lambda: f"loss {losses[-1]:.4f} lr {lr:.2e}",
+    done = len(run.losses)
+    chosen = [index for number in range(done, steps) for index in stepper.items(number)]
+    parts = read(
+        Subset(items, chosen),
+        batch_size=stepper.part_size,
+        workers=config.train.workers,
+        pinned=stepper.device.type == "cuda",
     )
-    for number, batch in enumerate(shown):
+    lr = 0.0
+    shown = track(
+        _batched(parts, config.train.accumulate),
+        name=f"{config.experiment} epoch {run.epoch + 1}/{config.train.epochs}",
+        total=total_steps * size,
+        done=(steps * run.epoch + done) * size,
+        unit="items",
+        size=lambda parts: size,
+        state=lambda: f"loss {run.losses[-1]:.4f} lr {lr:.2e}",
+    )
+    for number, batch in enumerate(shown, start=done):
         step = steps * run.epoch + number
         lr = config.train.lr * polynomial_decay(step, total_steps, config.train.lr_power)
-        for group in run.optimizer.param_groups:
-            group["lr"] = lr * group["multiplier"]
-        logits = run.model(normalise(batch.image.to(device)), batch.tokens.to(device))
-        loss = mask_loss(logits, batch.mask.to(device))
-        losses.append(loss.item())
-        if not loss.isfinite():
-            size = config.train.batch_size
+        loss = stepper.step(batch, step=step, lr=lr)
+        if not math.isfinite(loss):
             sentences = [
                 str(items.records[i].sent_id)
                 for i in items.order[number * size : (number + 1) * size]
             ]
             raise TrainingError(
-                f"{config.experiment}: the loss is {losses[-1]} at step {step} (epoch "
+                f"{config.experiment}: the loss is {loss} at step {step} (epoch "
                 f"{run.epoch + 1}, batch {number + 1}; sentences {', '.join(sentences)}). "
                 "Lower train.lr, or look at these sentences' images and masks."
             )
-        run.optimizer.zero_grad()
-        loss.backward()
-        run.optimizer.step()
-    return sum(losses) / len(losses)
+        if stepper.is_asked_to_stop:
+            raise Interruption
+        if number + 1 < steps and stepper.must_save():
+            keep()
+
+
+def _batched(parts: Iterable[T], count: int) -> Iterator[tuple[T, ...]]:
+    iterator = iter(parts)
+    while batch := tuple(itertools.islice(iterator, count)):
+        yield batch
 
 
 def _check_fits(config: Config, items: TrainItems, val: EvaluationItems) -> None:
@@ -158,48 +196,11 @@ def _check_fits(config: Config, items: TrainItems, val: EvaluationItems) -> None
     say_cut(f"{config.dataset_name} val", val.tokens, val.num_cut)
 
 
-def _start(config: Config, weights: Path | None, device: torch.device) -> Run:
-    model = build_model(config.model, config.tower, weights=weights).to(device)
-    parts: dict[bool, list[torch.nn.Parameter]] = {True: [], False: []}
-    for name, parameter in model.named_parameters():
-        parts[name.startswith(CLIP_PARTS)].append(parameter)
-    optimizer = torch.optim.Adam(
-        [
-            {"params": parts[True], "multiplier": 1.0},
-            {"params": parts[False], "multiplier": config.train.head_lr_multiplier},
-        ],
-        lr=config.train.lr,
-        fused=True,
-    )
-    return Run(model, optimizer, [])
-
-
-def _resume(run: Run, path: Path, identity: dict[str, Any]) -> None:
-    """Bring an interrupted run back, if this is one of the same config and inputs."""
-    if not path.exists():
-        return
-    try:
-        last = checkpoint.load(path)
-    except CheckpointError as error:
-        say(f"{error} Starting afresh.")
-        return
-    changed = [key for key, value in identity.items() if last.get(key) != value]
-    if changed:
-        say(f"{path}: is of another {' and '.join(changed)}: starting afresh")
-        return
-    run.model.load_state_dict(last["model"])
-    run.optimizer.load_state_dict(last["optimizer"])
-    run.history = last["history"]
-    torch.set_rng_state(last["rng"])
-    if "cuda_rng" in last and torch.cuda.is_available():
-        torch.cuda.set_rng_state(last["cuda_rng"])
-    say(f"going on after epoch {run.epoch}, from {path}")
-
-
-def _record(run: Run, loss: float, val: dict[str, float], config: Config, num_items: int) -> bool:
+def _record(run: Run, val: dict[str, float], config: Config, num_items: int) -> bool:
     """Add the epoch's line to the history; return whether it is the best so far."""
     better = val["mIoU"] > run.best
     steps = num_items // config.train.batch_size
+    loss = sum(run.losses) / len(run.losses)
     line = {
         "epoch": run.epoch + 1,
         "step": steps * (run.epoch + 1),
@@ -207,53 +208,10 @@ def _record(run: Run, loss: float, val: dict[str, float], config: Config, num_it
         "loss": loss,
         "val": val,
     }
-    run.history = [*run.history, line]
+    run.history, run.losses = [*run.history, line], []
     say(
         f"{config.experiment} epoch {run.epoch}/{config.train.epochs}: loss {loss:.4f}, "
         f"val mIoU {100 * val['mIoU']:.2f}, oIoU {100 * val['oIoU']:.2f}, "
         f"Pr@0.5 {100 * val['Pr@0.5']:.2f}{' (best)' if better else ''}"
     )
     return better
-
-
-def _save(run: Run, work: Path, identity: dict[str, Any], *, better: bool) -> None:
-    model = run.model.state_dict()
-    # best.pt first: killed between the two, the epoch is done again and both written again.
-    if better:
-        checkpoint.save(work / "best.pt", {"model": model, **identity, "epoch": run.epoch})
-    rng = {"rng": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        rng["cuda_rng"] = torch.cuda.get_rng_state()
-    last = {"model": model, "optimizer": run.optimizer.state_dict(), "history": run.history}
-    with atomic_write(work / "metrics.jsonl") as file:
-        file.writelines(_lines(run.history))
-    checkpoint.save(work / "last.pt", {**last, **rng, **identity})
-
-
-def _is_finished(work: Path, identity: dict[str, Any]) -> bool:
-    try:
-        return bool(json.loads((work / "finished.json").read_text()) == identity)
-    except (FileNotFoundError, ValueError):
-        return False
-
-
-def _finish(work: Path, identity: dict[str, Any]) -> None:
-    """Leave what publishing needs: best.pt, metrics.jsonl, and whose they are."""
-    with atomic_write(work / "finished.json") as file:
-        json.dump(identity, file)
-    (work / "last.pt").unlink()
-
-
-def _publish(work: Path, folder: Path) -> None:
-    for kept, published in (("best.pt", "checkpoint.pt"), ("metrics.jsonl", "metrics.jsonl")):
-        with atomic_path(folder / published) as path:
-            path.unlink()
-            try:
-                path.hardlink_to(work / kept)  # no second copy on the disk
-            except OSError:
-                shutil.copyfile(work / kept, path)
-            path.touch()  # as new as what it was made from, however old the run is
-
-
-def _lines(history: list[dict[str, Any]]) -> Iterator[str]:
-    return (json.dumps(line) + "\n" for line in history)

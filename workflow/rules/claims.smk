@@ -19,6 +19,8 @@ rule write_claims:
         LOGS / "write_claims.log",
     conda:
         ENVIRONMENT
+    resources:
+        **asks("prepare"),
     params:
         profile=PARAMS.profile,
         label=PROFILE.label,

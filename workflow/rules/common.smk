@@ -201,8 +201,28 @@ def run_inputs(wildcards):
     }
 
 
-# Of `--resources gpu=1`: one job at a time on the card, where the jobs are on one.
-GPUS = 0 if PROFILE.train.device == "cpu" else 1
+def gpus(config, processes=1):
+    """Cards that a job asks for: of `--resources gpu=1` here, or of the queue."""
+    return 0 if config is None or config.device == "cpu" else processes
+
+
+def shared_gpus(wildcards):
+    """Those of a job whose processes torchrun starts."""
+    train = run_config(wildcards).train
+    return gpus(train, train.processes)
+
+
+def cores(wildcards):
+    """What all processes of a job compute on and read with."""
+    train = run_config(wildcards).train
+    return train.processes * (train.threads + train.workers)
+
+
+def asks(kind):
+    """What else it asks of the queue, as a rule's `resources`."""
+    job = getattr(PROFILE.cluster, kind)
+    partition = {"slurm_partition": job.partition} if job.partition else {}
+    return {"mem_mb": job.memory_mb, "runtime": job.minutes, **partition}
 
 
 wildcard_constraints:

@@ -8,6 +8,8 @@ if PROFILE.shapes:
             LOGS / "draw_shapes.log",
         conda:
             ENVIRONMENT
+        resources:
+            **asks("prepare"),
         params:
             shapes=as_json(PROFILE.shapes),
             code=code_version("mmnet.data.shapes"),
@@ -45,7 +47,6 @@ rule archives:
             for name in PROFILE.archives
             if PROFILE.data.get(name) is None
         ],
-    localrule: True
     message:
         "The archives are there"
 
@@ -59,6 +60,8 @@ rule prepare_table:
         LOGS / "prepare_table" / "{dataset}.log",
     conda:
         ENVIRONMENT
+    resources:
+        **asks("prepare"),
     params:
         dataset=lambda wildcards: as_json(
             PROFILE.datasets[wildcards.dataset], less={"max_length"}
@@ -80,6 +83,8 @@ rule unpack_images:
         LOGS / "unpack_images.log",
     conda:
         ENVIRONMENT
+    resources:
+        **asks("prepare"),
     params:
         code=code_version("mmnet.data.prepare"),
     message:

@@ -10,9 +10,10 @@ rule predict_masks:
         LOGS / "predict_masks" / "{experiment}.seed{seed}.log",
     conda:
         ENVIRONMENT
-    threads: PROFILE.train.threads + PROFILE.train.workers
+    threads: cores
     resources:
-        gpu=GPUS,
+        **asks("predict"),
+        gpu=shared_gpus,
     params:
         evaluate=lambda wildcards: as_json(run_config(wildcards).evaluate),
         code=code_version("mmnet.evaluate.predict"),

@@ -45,7 +45,8 @@ rule pick_examples:
         ENVIRONMENT
     threads: PROFILE.train.threads
     resources:
-        gpu=GPUS,
+        **asks("predict"),
+        gpu=lambda wildcards: gpus(run_config(wildcards).train),
     params:
         runs=lambda wildcards: identities(pair_of(wildcards)),
         files=lambda wildcards: found(files_of(pair_of(wildcards))),
@@ -69,7 +70,8 @@ rule read_queries:
         ENVIRONMENT
     threads: PROFILE.train.threads + PROFILE.train.workers
     resources:
-        gpu=GPUS,
+        **asks("predict"),
+        gpu=lambda wildcards: gpus(run_config(wildcards).train),
     params:
         run=lambda wildcards: identities([run_config(wildcards)]),
         files=lambda wildcards: found(files_of([run_config(wildcards)])),

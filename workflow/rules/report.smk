@@ -53,6 +53,8 @@ rule write_data_report:
         LOGS / "write_data_report.log",
     conda:
         ENVIRONMENT
+    resources:
+        **asks("prepare"),
     params:
         profile=PARAMS.profile,
         label=PROFILE.label,

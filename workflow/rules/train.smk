@@ -13,6 +13,9 @@ rule pretrain_clip:
     conda:
         ENVIRONMENT
     threads: PROFILE.pretrain.threads if PROFILE.pretrain else 1
+    resources:
+        **asks("train"),
+        gpu=gpus(PROFILE.pretrain),
     params:
         tower=lambda wildcards: as_json(PROFILE.towers[wildcards.tower], less={"label"}),
         pretrain=as_json(PROFILE.pretrain),
@@ -46,7 +49,6 @@ rule download_clip:
 rule towers:
     input:
         towers_in_use(),
-    localrule: True
     message:
         "CLIP's weights are there"
 
@@ -63,9 +65,10 @@ rule train_mmnet:
         LOGS / "train_mmnet" / "{experiment}.seed{seed}.benchmark.tsv"
     conda:
         ENVIRONMENT
-    threads: PROFILE.train.threads + PROFILE.train.workers
+    threads: cores
     resources:
-        gpu=GPUS,
+        **asks("train"),
+        gpu=shared_gpus,
     params:
         config=lambda wildcards: json.dumps(run_config(wildcards).identity()),
         code=code_version("mmnet.train.loop"),

@@ -1,0 +1,116 @@
+"""The processes that share one piece of work: which one this is, and what they tell one another.
+
+torchrun starts them, `mmnet train` calls torchrun where params.yaml asks for more than one.
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from typing import NamedTuple, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+
+from mmnet.errors import MMNetError
+
+T = TypeVar("T")
+
+SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
+"""torchrun hands these on to its processes."""
+SECONDS_TO_SAVE = 300
+
+
+class World(NamedTuple):
+    """All processes, and this one's number among them. Alone, it says nothing to anyone."""
+
+    rank: int
+    size: int
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def mean(self, values: list[float], device: torch.device) -> list[float]:
+        """Return the means of the processes' values."""
+        if self.size == 1:
+            return values
+        total = torch.tensor(values, dtype=torch.float64, device=device)
+        with self.speaking():
+            dist.all_reduce(total)
+        return (total / self.size).tolist()
+
+    def first(self, value: T) -> T:
+        """Return the first process's value."""
+        if self.size == 1:
+            return value
+        values = [value]
+        with self.speaking():
+            dist.broadcast_object_list(values)
+        return values[0]
+
+    def gather(self, value: T) -> list[T]:
+        """Return every process's value, in the order of their numbers."""
+        if self.size == 1:
+            return [value]
+        values: list[T | None] = [None] * self.size
+        with self.speaking():
+            dist.all_gather_object(values, value)
+        return cast(list[T], values)
+
+    @contextlib.contextmanager
+    def speaking(self) -> Iterator[None]:
+        """Say in one line that another process ended while this one waited for it."""
+        try:
+            yield
+        except RuntimeError as error:
+            if self.size == 1 or isinstance(error, torch.OutOfMemoryError):
+                raise
+            line = str(error).strip().splitlines()[0][:160]
+            raise MMNetError(
+                f"process {self.rank + 1} of {self.size}: the others were not heard ({line}). "
+                "See what they said; the same command goes on from the last checkpoint."
+            ) from None
+
+
+ALONE = World(0, 1)
+
+
+def is_launched() -> bool:
+    """Whether torchrun started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def world() -> World:
+    """The processes that `joined` this one's group."""
+    return World(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else ALONE
+
+
+@contextlib.contextmanager
+def joined(device: torch.device) -> Iterator[World]:
+    """Meet the other processes of this torchrun; without one, be alone."""
+    if not is_launched():
+        yield ALONE
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    yield world()
+    # Not after an error: the others may never come to it.
+    dist.destroy_process_group()
+
+
+def launch(processes: int, *, threads: int) -> int:
+    """Run this very command under torchrun, `processes` times; return its exit code."""
+    from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    arguments = ["--standalone", "--nproc-per-node", str(processes)]
+    arguments += ["--signals-to-handle", SIGNALS, "--shutdown-timeout", str(SECONDS_TO_SAVE)]
+    try:
+        run.main([*arguments, "-m", "mmnet", *sys.argv[1:]])
+    except ChildFailedError as error:  # they have said why
+        return abs(error.get_first_failure()[1].exitcode)
+    except SignalException as error:
+        return 128 + error.sigval
+    return 0

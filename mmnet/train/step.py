@@ -1,0 +1,177 @@
+"""One step of the optimiser: a global batch, on any number of processes, in any number of parts."""
+
+import contextlib
+import math
+import time
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from open_clip.transformer import Transformer
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from mmnet.config import Config, TrainConfig, part_size
+from mmnet.data.dataset import Item
+from mmnet.data.transforms import normalise
+from mmnet.errors import ConfigError, TrainingError
+from mmnet.model.mmnet import MMNet
+from mmnet.processes import World
+from mmnet.progress import readable, say
+from mmnet.train.loss import mask_loss
+from mmnet.train.signals import Stop
+from mmnet.train.state import Run
+
+CLIP_PARTS = ("backbone.visual.", "text_encoder.")
+"""Pre-trained; everything else learns `head_lr_multiplier` times faster (reading 10)."""
+
+
+def autocast_type(train: TrainConfig, device: torch.device) -> torch.dtype | None:
+    """Return what `precision` means on a device; None is fp32."""
+    if train.precision == "fp32":
+        return None
+    lacks_bf16 = device.type == "cuda" and not torch.cuda.is_bf16_supported(
+        including_emulation=False
+    )
+    return torch.float16 if lacks_bf16 else torch.bfloat16
+
+
+def start(model: MMNet, config: TrainConfig, device: torch.device) -> Run:
+    parts: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for name, parameter in model.named_parameters():
+        parts[name.startswith(CLIP_PARTS)].append(parameter)
+    optimizer = torch.optim.Adam(
+        [
+            {"params": parts[True], "multiplier": 1.0},
+            {"params": parts[False], "multiplier": config.head_lr_multiplier},
+        ],
+        lr=config.lr,
+        fused=True,
+    )
+    # Of fp16 alone: bf16's exponent is fp32's.
+    scaled = autocast_type(config, device) is torch.float16
+    return Run(model, optimizer, torch.amp.GradScaler(device.type, enabled=scaled))
+
+
+class Stepper:
+    """Takes steps with a run's model, as params.yaml's `train` and the processes say."""
+
+    def __init__(
+        self, run: Run, config: Config, world: World, device: torch.device, stop: Stop
+    ) -> None:
+        self.run, self.config, self.world = run, config, world
+        self.device, self.stop = device, stop
+        try:
+            self.part_size = part_size(config.train, world.size)
+        except ValueError as error:
+            raise ConfigError(f"params.yaml: train: {error}.") from None
+        self.dtype = autocast_type(config.train, device)
+        self.last_save = time.monotonic()
+        self.is_asked_to_stop = False
+        """Whether any process was: all stop after the same step."""
+        say(
+            f"a batch of {config.train.batch_size} = {world.size} process(es) x "
+            f"{config.train.accumulate} part(s) x {self.part_size} items, on {device}, in "
+            f"{str(self.dtype or torch.float32).removeprefix('torch.')}"
+        )
+        for part in run.model.modules():
+            if isinstance(part, Transformer):
+                part.grad_checkpointing = config.train.checkpoint_activations
+        forward: nn.Module = run.model
+        if world.size > 1 and device.type == "cuda":
+            forward = nn.SyncBatchNorm.convert_sync_batchnorm(forward)
+        elif world.size > 1:
+            say("On the CPU, BatchNorm's statistics are those of each process's own items.")
+        if config.train.compile:
+            forward = torch.compile(forward)  # type: ignore[assignment]
+        if world.size > 1:
+            # The strides of a 1x1 kernel are nobody's: what DDP warns of costs nothing.
+            warnings.filterwarnings("ignore", message="Grad strides do not match")
+            forward = DistributedDataParallel(forward)
+        self.forward = forward
+
+    def items(self, number: int) -> range:
+        """Return the numbers of the items that this process takes of a batch, in their order."""
+        size = self.config.train.batch_size // self.world.size
+        first = number * self.config.train.batch_size + self.world.rank * size
+        return range(first, first + size)
+
+    def step(self, parts: Sequence[Item], *, step: int, lr: float) -> float:
+        """Take one step and return the loss: the mean over the batch's items, all processes'.
+
+        Raises:
+            TrainingError: the device's memory does not suffice.
+        """
+        run = self.run
+        # Dropout's numbers: of seed, step and process alone, so that none need be kept.
+        sequence = np.random.SeedSequence([self.config.seed, step, self.world.rank])
+        torch.manual_seed(int(sequence.generate_state(1)[0]))
+        for group in run.optimizer.param_groups:
+            group["lr"] = lr * group["multiplier"]
+        run.optimizer.zero_grad()
+        try:
+            with self.world.speaking():
+                losses = [
+                    self._part(part, of=len(parts), is_last=number == len(parts) - 1)
+                    for number, part in enumerate(parts)
+                ]
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(self._advice(str(error))) from None
+        ours = [torch.stack(losses).mean().item(), float(self.stop.signal > 0)]
+        loss, asked = self.world.mean(ours, self.device)
+        self.is_asked_to_stop = asked > 0
+        if math.isfinite(loss):
+            run.scaler.step(run.optimizer)
+            run.scaler.update()
+            run.losses.append(loss)
+        return loss
+
+    def _part(self, part: Item, *, of: int, is_last: bool) -> Tensor:
+        image, tokens, mask = (tensor.to(self.device, non_blocking=True) for tensor in part)
+        alone_until_last = (
+            self.forward.no_sync()
+            if isinstance(self.forward, DistributedDataParallel) and not is_last
+            else contextlib.nullcontext()
+        )
+        with alone_until_last:
+            with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
+                loss = mask_loss(self.forward(normalise(image), tokens), mask)
+            self.run.scaler.scale(loss / of).backward()
+        return loss.detach()
+
+    def must_save(self) -> bool:
+        """Whether `save_minutes` are over; by the first process's clock, which saves."""
+        if time.monotonic() - self.last_save < 60 * self.config.train.save_minutes:
+            return False
+        self.last_save = time.monotonic()
+        return True
+
+    def _advice(self, reason: str) -> str:
+        train = self.config.train
+        more = next(
+            (
+                n
+                for n in range(train.accumulate + 1, train.batch_size + 1)
+                if train.batch_size % (n * self.world.size) == 0
+            ),
+            None,
+        )
+        card = ""
+        if self.device.type == "cuda":
+            total = torch.cuda.get_device_properties(self.device).total_memory
+            peak = torch.cuda.max_memory_allocated(self.device)
+            card = f" ({readable(peak)} taken of {readable(total)})"
+        cures = []
+        if more:
+            part = train.batch_size // (more * self.world.size)
+            cures.append(f"train.accumulate: {more} ({part} at a time)")
+        if not train.checkpoint_activations:
+            cures.append("train.checkpoint_activations: true")
+        if train.precision == "fp32":
+            cures.append("train.precision: amp")
+        return (
+            f"{self.config.experiment}: {self.part_size} items at a time are too many for the "
+            f"memory of {self.device}{card}. Set {', or '.join(cures)}, or take more processes; "
+            f"the same command goes on. ({reason.splitlines()[0][:120]})"
+        )
