@@ -13,36 +13,18 @@ from typing import Any
 import pytest
 import torch
 from torch.utils.data import Dataset
+from training_fixtures import fit, with_train
 
-from mmnet.config import Config
 from mmnet.data.dataset import read, training_items
 from mmnet.errors import CheckpointError, DataError, MMNetError, Stopped
 from mmnet.files import checksum
 from mmnet.model import checkpoint
 from mmnet.train import loop, state, step
 
-CPU = torch.device("cpu")
 HERE = Path(__file__).parent
 PUBLISHED = ("checkpoint.pt", "metrics.jsonl")
 OFTEN = 1e-9
 """Minutes: a checkpoint after each step."""
-
-
-def with_train(config: Config, **changes: Any) -> Config:
-    return config.model_copy(update={"train": config.train.model_copy(update=changes)})
-
-
-def fit(tiny: Any, folder: Path, config: Config | None = None) -> Path:
-    loop.fit(
-        config or tiny.config,
-        table=tiny.table,
-        images=tiny.images,
-        manifest=tiny.images.with_suffix(".tsv"),
-        weights=None,
-        folder=folder,
-        device=CPU,
-    )
-    return folder
 
 
 @pytest.fixture(scope="module")

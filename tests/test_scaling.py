@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 from torch import Tensor, nn
+from training_fixtures import CPU, fit, with_train
 
 from mmnet import commands, processes
 from mmnet.config import Config, part_size
@@ -28,25 +29,7 @@ from mmnet.processes import ALONE, World
 from mmnet.train import loop, step
 from mmnet.train.signals import Stop
 
-CPU = torch.device("cpu")
 HERE = Path(__file__).parent
-
-
-def with_train(config: Config, **changes: Any) -> Config:
-    return config.model_copy(update={"train": config.train.model_copy(update=changes)})
-
-
-def fit(tiny: Any, folder: Path, config: Config) -> list[dict[str, Any]]:
-    loop.fit(
-        config,
-        table=tiny.table,
-        images=tiny.images,
-        manifest=tiny.images.with_suffix(".tsv"),
-        weights=None,
-        folder=folder,
-        device=CPU,
-    )
-    return curve(folder)
 
 
 def curve(folder: Path) -> list[dict[str, Any]]:
@@ -67,14 +50,14 @@ def frozen(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The curve of one process, batch statistics frozen."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(nn.BatchNorm2d, "forward", frozen_training.frozen)
-        return fit(tiny, tmp_path_factory.mktemp("one"), tiny.config)
+        return curve(fit(tiny, tmp_path_factory.mktemp("one")))
 
 
 def test_parts_of_a_batch_give_the_curve_of_the_whole(
     tiny: Any, frozen: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(nn.BatchNorm2d, "forward", frozen_training.frozen)
-    assert_same_curve(fit(tiny, tmp_path, with_train(tiny.config, accumulate=2)), frozen)
+    assert_same_curve(curve(fit(tiny, tmp_path, with_train(tiny.config, accumulate=2))), frozen)
 
 
 def test_two_processes_give_the_curve_of_one(tiny: Any, frozen: Any, tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from training_fixtures import CPU, fit
 
-from mmnet.config import Config
 from mmnet.data.transforms import normalise
 from mmnet.errors import CheckpointError, DataError, MMNetError, TrainingError
 from mmnet.files import locked
@@ -18,8 +18,6 @@ from mmnet.train import loop, step
 from mmnet.train.loss import mask_loss
 from mmnet.train.pretrain import pretrain
 from mmnet.train.schedule import polynomial_decay
-
-CPU = torch.device("cpu")
 
 
 def test_polynomial_decay_is_the_papers_formula() -> None:
@@ -50,19 +48,6 @@ def test_one_pair_can_be_learnt_by_heart(tiny: Any) -> None:
         optimizer.step()
     predicted = model(image, tokens) > 0
     assert (predicted & masks).sum() / (predicted | masks).sum() > 0.8
-
-
-def fit(tiny: Any, folder: Path, config: Config | None = None) -> Path:
-    loop.fit(
-        config or tiny.config,
-        table=tiny.table,
-        images=tiny.images,
-        manifest=tiny.images.with_suffix(".tsv"),
-        weights=None,
-        folder=folder,
-        device=CPU,
-    )
-    return folder
 
 
 def test_two_runs_of_one_config_are_the_same_bytes(tiny: Any, tmp_path: Path) -> None:
