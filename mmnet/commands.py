@@ -106,7 +106,12 @@ def _shared_out(config: Config, device: str | None) -> int | None:
     processes = config.train.processes
     if processes == 1 or is_launched():
         return None
-    with _cards(device or config.train.device, processes):
+    device = device or config.train.device
+    if device not in ("auto", "cpu", "cuda"):
+        raise ConfigError(
+            f"--device {device}: is one GPU, and train.processes is {processes}. Name cuda."
+        )
+    with _cards(device, processes):
         return launch(processes, threads=config.train.threads)
 
 

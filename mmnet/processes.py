@@ -4,9 +4,12 @@ torchrun starts them, `mmnet train` calls torchrun where params.yaml asks for mo
 """
 
 import contextlib
+import ctypes
 import os
+import re
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple, TypeVar, cast
 
 import torch
@@ -19,6 +22,10 @@ T = TypeVar("T")
 SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
 """torchrun hands these on to its processes."""
 SECONDS_TO_SAVE = 300
+THEIRS = re.compile(r"gloo|NCCL|[Cc]onnection (closed|reset|refused)|Broken pipe")
+"""Words of errors that come of another process's end."""
+PR_SET_PDEATHSIG = 1
+"""Of Linux's prctl: the signal for when the parent is gone."""
 
 
 class World(NamedTuple):
@@ -58,13 +65,21 @@ class World(NamedTuple):
             dist.all_gather_object(values, value)
         return cast(list[T], values)
 
+    def share(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Give every process the first one's values."""
+        if self.size > 1:
+            with self.speaking():
+                for tensor in tensors:
+                    dist.broadcast(tensor, 0)
+
     @contextlib.contextmanager
     def speaking(self) -> Iterator[None]:
         """Say in one line that another process ended while this one waited for it."""
         try:
             yield
         except RuntimeError as error:
-            if self.size == 1 or isinstance(error, torch.OutOfMemoryError):
+            is_theirs = isinstance(error, dist.DistError) or THEIRS.search(str(error))
+            if self.size == 1 or not is_theirs:
                 raise
             line = str(error).strip().splitlines()[0][:160]
             raise MMNetError(
@@ -92,6 +107,9 @@ def joined(device: torch.device) -> Iterator[World]:
     if not is_launched():
         yield ALONE
         return
+    if sys.platform == "linux":
+        # Should torchrun be killed outright, its processes save and end: the GPUs are others' then.
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     yield world()
     # Not after an error: the others may never come to it.
@@ -110,7 +128,8 @@ def launch(processes: int, *, threads: int) -> int:
     try:
         run.main([*arguments, "-m", "mmnet", *sys.argv[1:]])
     except ChildFailedError as error:  # they have said why
-        return abs(error.get_first_failure()[1].exitcode)
+        code = error.get_first_failure()[1].exitcode
+        return code if code >= 0 else 128 - code  # killed by a signal, as shells count
     except SignalException as error:
         return 128 + error.sigval
     return 0

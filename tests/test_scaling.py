@@ -319,9 +319,9 @@ def test_too_little_memory_says_what_to_set(
         fit(tiny, tmp_path, tiny.config)
     assert str(caught.value) == (
         "refcoco_vit_b: 4 items at a time are too many for the memory of cpu. Set "
-        "train.accumulate: 2 (2 at a time), or train.checkpoint_activations: true, or "
-        "train.precision: amp, or take more processes; the same command goes on. "
-        "(CUDA out of memory. Tried to allocate 2.00 GiB.)"
+        "train.accumulate: 2 (2 at a time), or train.checkpoint_activations: true, or more "
+        "train.processes; the same command goes on. (train.precision: amp takes less too, and is "
+        "another run.) (CUDA out of memory. Tried to allocate 2.00 GiB.)"
     )
 
 

@@ -386,3 +386,13 @@ def test_both_profiles_of_snakemake_rerun_for_the_same_reasons() -> None:
     )
     assert {*default} - {*slurm} == {"cores", "resources"}
     assert all(slurm[key] == default[key] for key in {*default} & {*slurm})
+
+
+def test_more_processes_than_gpus_are_refused_before_any_job(finished: Path) -> None:
+    override = '{"mini": {"train": {"device": "auto", "processes": 2}}}'
+    asked = ("-n", "--config", f"profiles={override}", "--", "results/table1.tex")
+    refused = snakemake(finished, *asked)
+    assert refused.returncode != 0
+    said = refused.stdout + refused.stderr
+    assert "train.processes is 2, more GPUs than there are for all jobs" in said
+    assert snakemake(finished, "--resources", "gpu=2", *asked).returncode == 0

@@ -2,6 +2,8 @@
 
 import os
 import re
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -244,6 +246,12 @@ class _Watched(Dataset[Any]):
         return ", ".join(paths) or "an image"
 
 
+def _leave_signals(worker: int) -> None:
+    """A queue signals all processes of a job: what to do is the training process's to decide."""
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _paths(items: Any, index: int) -> list[Path]:
     if isinstance(items, Subset):
         return _paths(items.dataset, items.indices[index])
@@ -272,9 +280,15 @@ def read(
         num_workers=workers,
         collate_fn=collate,
         pin_memory=pinned,
+        worker_init_fn=_leave_signals,
     )
     try:
-        yield from loader
+        batches = iter(loader)
+        if workers and threading.current_thread() is threading.main_thread():
+            # PyTorch's own handler raises wherever the main thread is when a reader dies, be it in
+            # the middle of a step. Without it, the loader notices here, some seconds later.
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        yield from batches
     except DataError as error:
         # A worker's error arrives as its whole traceback, of which the last line is the message.
         line = str(error).splitlines()[-1]

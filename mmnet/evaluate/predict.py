@@ -14,7 +14,7 @@ from mmnet.config import Config
 from mmnet.data.dataset import EvaluationItems, ImageBatch, evaluation_items, read, read_mask
 from mmnet.data.tokenizer import say_cut
 from mmnet.data.transforms import logits_to_image, normalise
-from mmnet.errors import CheckpointError
+from mmnet.errors import CheckpointError, TrainingError
 from mmnet.files import atomic_path
 from mmnet.model.build import build_model
 from mmnet.model.checkpoint import load_trained
@@ -55,7 +55,14 @@ def predict_together(
         pinned=device.type == "cuda",
     )
     threshold = config.evaluate.threshold
-    rows = predict(model, shown(batches, len(share)), threshold=threshold, device=device)
+    try:
+        rows = predict(model, shown(batches, len(share)), threshold=threshold, device=device)
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"{config.experiment}: evaluating {config.evaluate.batch_size} sentences at a time is "
+            f"too much for the memory of {device}. Lower evaluate.batch_size, which makes it "
+            f"another run. ({str(error).splitlines()[0][:120]})"
+        ) from None
     if size == 1:
         return rows
     rows = pd.concat(world().gather(rows), ignore_index=True)

@@ -104,18 +104,24 @@ def fit(
             stepper = Stepper(run, config, world, device, stop)
 
             def watched(batches: Iterable[ImageBatch], count: int) -> Iterable[ImageBatch]:
-                return stop.watch(batches)
+                # Of several processes, none may leave while others wait for it.
+                return stop.watch(batches) if world.size == 1 else batches
 
             try:
                 while run.epoch < config.train.epochs:
                     train_one_epoch(run, items, config, stepper, keep)
+                    # Without synchronised BatchNorm they differ; the first process's are saved.
+                    world.share(run.model.buffers())
                     rows = predict_together(run.model, val, config, device=device, shown=watched)
+                    if stepper.is_anyone_asked():
+                        raise Interruption
                     if _record(run, score(rows), config, len(items)) and world.is_first:
                         # First: killed between the two, the epoch's end is done again.
                         save_best(run, work, identity)
                     keep()
             except Interruption:
                 keep()
+                world.first(None)  # torchrun would end the first one's saving with the others
                 number = stop.signal or signal.SIGTERM
                 raise Stopped(
                     f"{config.experiment}: stopped by {signal.Signals(number).name} in epoch "

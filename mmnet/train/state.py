@@ -90,7 +90,9 @@ def resume(run: Run, path: Path) -> None:
     content = checkpoint.load(path)
     run.model.load_state_dict(content["model"])
     run.optimizer.load_state_dict(content["optimizer"])
-    run.scaler.load_state_dict(content["scaler"])
+    if content["scaler"] and run.scaler.is_enabled():
+        # From a GPU with bf16 to one without, or back, the scale begins anew.
+        run.scaler.load_state_dict(content["scaler"])
     run.history, run.losses = content["history"], content["losses"]
     steps = f" and {len(run.losses)} steps" if run.losses else ""
     say(f"going on after epoch {run.epoch}{steps}, from {path}")

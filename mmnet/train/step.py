@@ -116,16 +116,21 @@ class Stepper:
                     self._part(part, of=len(parts), is_last=number == len(parts) - 1)
                     for number, part in enumerate(parts)
                 ]
+            ours = [torch.stack(losses).mean().item(), float(self.stop.signal > 0)]
+            loss, asked = self.world.mean(ours, self.device)
+            self.is_asked_to_stop = asked > 0
+            if math.isfinite(loss):
+                run.scaler.step(run.optimizer)
+                run.scaler.update()
+                run.losses.append(loss)
         except torch.OutOfMemoryError as error:
             raise TrainingError(self._advice(str(error))) from None
-        ours = [torch.stack(losses).mean().item(), float(self.stop.signal > 0)]
-        loss, asked = self.world.mean(ours, self.device)
-        self.is_asked_to_stop = asked > 0
-        if math.isfinite(loss):
-            run.scaler.step(run.optimizer)
-            run.scaler.update()
-            run.losses.append(loss)
         return loss
+
+    def is_anyone_asked(self) -> bool:
+        """Whether any process is asked to stop, between steps."""
+        (asked,) = self.world.mean([float(self.stop.signal > 0)], self.device)
+        return asked > 0
 
     def _part(self, part: Item, *, of: int, is_last: bool) -> Tensor:
         image, tokens, mask = (tensor.to(self.device, non_blocking=True) for tensor in part)
@@ -168,10 +173,16 @@ class Stepper:
             cures.append(f"train.accumulate: {more} ({part} at a time)")
         if not train.checkpoint_activations:
             cures.append("train.checkpoint_activations: true")
+        if self.part_size > 1:
+            cures.append("more train.processes")
+        cure = (
+            f"Set {', or '.join(cures)}; the same command goes on."
+            if cures
+            else "Take a GPU with more."
+        )
         if train.precision == "fp32":
-            cures.append("train.precision: amp")
+            cure += " (train.precision: amp takes less too, and is another run.)"
         return (
             f"{self.config.experiment}: {self.part_size} items at a time are too many for the "
-            f"memory of {self.device}{card}. Set {', or '.join(cures)}, or take more processes; "
-            f"the same command goes on. ({reason.splitlines()[0][:120]})"
+            f"memory of {self.device}{card}. {cure} ({reason.splitlines()[0][:120]})"
         )

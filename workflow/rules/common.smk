@@ -64,6 +64,15 @@ try:
         LAYOUT.weights(tower, values)
     for table in TABLES:
         check_rows(table, PARAMS)
+    given = workflow.global_resources.get("gpu")
+    for name in PARAMS.experiments:
+        train = PARAMS.resolve(name, PARAMS.seeds[0]).train
+        if given and train.device != "cpu" and train.processes > int(given.value):
+            # Snakemake would ask for fewer without a word, and the job take them all the same.
+            raise ConfigError(
+                f"params.yaml: {name}: train.processes is {train.processes}, more GPUs than there "
+                f"are for all jobs. Add --resources gpu={train.processes} or more, or lower it."
+            )
     for name, dataset in PROFILE.datasets.items():
         for file in ("instances.json", f"refs({dataset.refs}).p"):
             if SOURCES[name].is_dir() and not (SOURCES[name] / file).is_file():
