@@ -1,11 +1,13 @@
 """Training that is killed, stopped, robbed of files or disk: it goes on, or says what to mend."""
 
 import json
+import multiprocessing
 import os
 import resource
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,13 @@ from typing import Any
 import pytest
 import torch
 from torch.utils.data import Dataset
-from training_fixtures import fit, with_train
+from training_fixtures import CPU, fit, with_train
 
 from mmnet.data.dataset import read, training_items
-from mmnet.errors import CheckpointError, DataError, MMNetError, Stopped
+from mmnet.errors import CheckpointError, DataError, MMNetError, Stopped, TrainingError
 from mmnet.files import checksum
 from mmnet.model import checkpoint
+from mmnet.model.build import build_model
 from mmnet.train import loop, state, step
 
 HERE = Path(__file__).parent
@@ -245,6 +248,65 @@ def test_dead_reader_names_the_image_it_was_at() -> None:
         list(read(DyingItems(), batch_size=None, workers=2))
     assert str(caught.value).startswith("image2.jpg: the process that was reading it died (")
     assert "Lower train.workers" in str(caught.value)
+
+
+def signalled_midway(number: int, pids: Callable[[], list[int]]) -> Callable[[], None]:
+    """Signal processes from another one, as a queue or the kernel does, and compute on."""
+
+    def act() -> None:
+        subprocess.run(["/bin/kill", f"-{number}", *map(str, pids())], check=True)
+        time.sleep(0.5)
+
+    return act
+
+
+def readers() -> list[int]:
+    return [process.pid for process in multiprocessing.active_children() if process.pid]
+
+
+def test_queue_that_signals_readers_too_gets_a_saved_run(
+    tiny: Any, tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = with_train(tiny.config, workers=1)
+    with monkeypatch.context() as patch:
+        everyone = signalled_midway(signal.SIGTERM, lambda: [os.getpid(), *readers()])
+        after_steps(patch, 2, everyone)
+        with pytest.raises(Stopped, match="after 3 of its steps"):
+            fit(tiny, tmp_path, config)
+    assert_same(fit(tiny, tmp_path), undisturbed)
+
+
+def test_reader_that_dies_while_a_step_is_computed_is_told_by_its_image(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    after_steps(monkeypatch, 1, signalled_midway(signal.SIGKILL, readers))
+    with pytest.raises(DataError, match=r"\.jpg: the process that was reading it died"):
+        fit(tiny, tmp_path, with_train(tiny.config, workers=1))
+
+
+def test_state_of_a_gpu_without_scaled_loss_is_taken_by_one_with(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken_off(tiny, tmp_path, monkeypatch, steps=3)
+    model = build_model(tiny.config.model, tiny.config.tower, weights=None)
+    run = step.start(model, tiny.config.train, CPU)
+    run.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    state.resume(run, tmp_path / "work" / "last.pt")
+    assert run.scaler.get_scale() == 4.0
+    assert len(run.losses) == 2
+
+
+def test_too_little_memory_for_evaluating_says_what_to_lower(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr("mmnet.evaluate.predict._masks", full)
+    with pytest.raises(
+        TrainingError, match=r"evaluating 8 sentences .* Lower evaluate\.batch_size"
+    ):
+        fit(tiny, tmp_path)
 
 
 def test_unreadable_image_in_training_is_named(

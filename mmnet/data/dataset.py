@@ -1,5 +1,6 @@
 """Rows of a prepared table and their images, as tensors."""
 
+import multiprocessing
 import os
 import re
 import signal
@@ -238,6 +239,13 @@ class _Watched(Dataset[Any]):
             self.at[worker.id] = torch.tensor([os.getpid(), index])
         return self.items[index]
 
+    def kill_readers(self) -> None:
+        """End those that wait for what the dead one held; SIGTERM they leave alone."""
+        pids = set(self.at[:, 0].tolist())
+        for process in multiprocessing.active_children():
+            if process.pid in pids:
+                process.kill()
+
     def files_of_dead(self, message: str) -> str:
         """Return the images that the processes named in a message were at."""
         pids = {int(number) for number in re.findall(r"\d+", message)}
@@ -297,6 +305,7 @@ def read(
         if "DataLoader worker" not in str(error):
             raise
         line = str(error).splitlines()[0].rstrip(". ")
+        watched.kill_readers()
         raise DataError(
             f"{watched.files_of_dead(line)}: the process that was reading it died ({line}). Out of "
             "memory? Lower train.workers; else look at the image. The same command goes on."
