@@ -350,7 +350,9 @@ def adopt(arguments: argparse.Namespace) -> None:
     from mmnet.progress import say
 
     _check_ledger(arguments)
-    say(f"{adopt()} stages are as dvc.lock has them; snakemake has nothing to do for them")
+    stages, others = adopt()
+    more = f"; {others} more have no record" if others else ""
+    say(f"{stages} stages are as dvc.lock has them; snakemake has nothing to do for them{more}")
 
 
 def record(arguments: argparse.Namespace) -> None:
@@ -358,7 +360,9 @@ def record(arguments: argparse.Namespace) -> None:
     from mmnet.progress import say
 
     _check_ledger(arguments)
-    say(f"{len(record())} stages recorded; `git add dvc.lock` and `dvc push` share them")
+    stages, others = record()
+    more = f", {others} left out that are not made or not up to date" if others else ""
+    say(f"{stages} stages recorded{more}; `git add dvc.lock` and `dvc push` share them")
 
 
 def describe(arguments: argparse.Namespace) -> None:
