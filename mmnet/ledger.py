@@ -46,11 +46,12 @@ def adopt() -> tuple[int, int]:
     return len(recorded), len(stages) - len(recorded)
 
 
-def record() -> tuple[int, int]:
-    """Put what Snakemake has made into dvc.lock and DVC's cache; count the stages, and others.
+def record() -> tuple[int, int, int]:
+    """Put what Snakemake has made into dvc.lock and DVC's cache.
 
-    Left out are those whose files are not all there, and those that Snakemake would make anew. Of
-    a folder (the towers), what is there is recorded.
+    Returns how many stages are recorded; how many are not, as Snakemake would make something of
+    theirs anew; and how many, as not all of their files are there. Of a folder, such as the
+    towers', what is there is recorded: that another table needs more is no matter to the first.
 
     Raises:
         LedgerError: nothing is up to date; or something was changed by hand.
@@ -79,7 +80,7 @@ def record() -> tuple[int, int]:
             stage.save()
             stage.commit()
         done[0].dvcfile.dump_stages(done, update_pipeline=False)
-    return len(done), len(stages) - len(done)
+    return len(done), len(present) - len(done), len(stages) - len(present)
 
 
 @contextmanager
