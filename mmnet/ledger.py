@@ -21,6 +21,8 @@ from mmnet.errors import LedgerError
 SHOWN = 20
 """Differences named in one message."""
 
+NOTHING_TO_DO = "Nothing to be done"
+
 
 def adopt() -> tuple[int, int]:
     """Make Snakemake take pulled files for its own; count their stages, and those without record.
@@ -54,16 +56,22 @@ def record() -> tuple[int, int, int]:
     towers', what is there is recorded: that another table needs more is no matter to the first.
 
     Raises:
-        LedgerError: nothing is up to date; or something was changed by hand.
+        LedgerError: nothing is up to date, or a job was killed; or something was changed by hand.
     """
     with _ledger() as repo:
         stages = list(repo.index.stages)
         present = [s for s in stages if all(f.exists for f in [*s.outs, *s.deps])]
         if not present:
             raise LedgerError("no stage of dvc.yaml has its files here. Run snakemake first.")
-        stale = _stale(present)
+        files = _files(present)
+        stale = [path for path, is_current in files.items() if not is_current]
         done = [s for s in present if not any(_holds(f, stale) for f in [*s.outs, *s.deps])]
-        if not done:
+        made = [path for path in files if any(_holds(f, [path]) for s in done for f in s.outs)]
+        # The summary passes over files that a killed job left: a dry run does not.
+        planned = _snakemake("--dry-run", "--", *map(str, made)) if made else None
+        if planned and planned.returncode:
+            raise LedgerError(f"snakemake cannot plan: {_last_line(planned)}")
+        if not done or (planned and NOTHING_TO_DO not in planned.stdout + planned.stderr):
             raise LedgerError(
                 "what is here is not up to date: `snakemake -n` says what is to be done. Run "
                 "snakemake, then record again."
@@ -104,17 +112,17 @@ def _is_recorded(stage: Any) -> bool:
     return all(out.hash_info for out in stage.outs)
 
 
-def _stale(stages: list[Any]) -> set[Path]:
-    """Files that are there and that Snakemake would make anew for these stages."""
+def _files(stages: list[Any]) -> dict[Path, bool]:
+    """The files of these stages that are there, and whether Snakemake would leave them so."""
     told = _snakemake("--summary", "--", *map(_target, stages))
     if told.returncode:
         raise LedgerError(f"snakemake cannot plan: {_last_line(told)}")
     rows = csv.DictReader(told.stdout.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
-    planned = [Path(row["output_file"]) for row in rows if row["plan"] != "no update"]
-    return {path for path in planned if path.exists()}
+    found = {Path(row["output_file"]): row["plan"] == "no update" for row in rows}
+    return {path: is_current for path, is_current in found.items() if path.exists()}
 
 
-def _holds(place: Any, files: set[Path]) -> bool:
+def _holds(place: Any, files: list[Path]) -> bool:
     """Whether a stage's file or folder is one of the files, or has one of them in it."""
     return any(file.is_relative_to(place.def_path) for file in files)
 

@@ -1,5 +1,6 @@
 """DVC's ledger: its stages are Snakemake's jobs, and neither redoes what the other has made."""
 
+import base64
 import json
 import re
 import shutil
@@ -312,10 +313,17 @@ def test_no_value_counts_for_snakemake_alone(
     assert changed >= rules
 
 
-def test_record_refuses_where_nothing_is_up_to_date(work: Path) -> None:
+@pytest.mark.parametrize("case", ["other data", "a killed training"])
+def test_record_refuses_what_is_not_up_to_date(case: str, work: Path) -> None:
     before = (work / "dvc.lock").read_bytes()
-    with edited_params(work) as params:
-        params["profiles"]["mini"]["shapes"]["seed"] = 1
+    if case == "other data":
+        with edited_params(work) as params:
+            params["profiles"]["mini"]["shapes"]["seed"] = 1
+    else:
+        # Snakemake's own mark, which a job that ends takes away.
+        output = base64.urlsafe_b64encode(b"runs/mini/refcoco_vit_b/seed0/checkpoint.pt").decode()
+        (work / ".snakemake" / "incomplete").mkdir(exist_ok=True)
+        (work / ".snakemake" / "incomplete" / output).touch()
     refused = tool(work, "mmnet", "record")
     assert refused.returncode == 1
     assert refused.stderr.count("\n") == 1
