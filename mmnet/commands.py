@@ -350,7 +350,9 @@ def adopt(arguments: argparse.Namespace) -> None:
     from mmnet.progress import say
 
     _check_ledger(arguments)
-    say(f"{adopt()} stages are as dvc.lock has them; snakemake has nothing to do for them")
+    stages, others = adopt()
+    more = f"; {others} others have no record" if others else ""
+    say(f"{stages} stages are as dvc.lock has them; snakemake has nothing to do for them{more}")
 
 
 def record(arguments: argparse.Namespace) -> None:
@@ -358,7 +360,12 @@ def record(arguments: argparse.Namespace) -> None:
     from mmnet.progress import say
 
     _check_ledger(arguments)
-    say(f"{len(record())} stages recorded; `git add dvc.lock` and `dvc push` share them")
+    stages, stale, absent = record()
+    say(f"{stages} stages recorded; `git add dvc.lock` and `dvc push` share them")
+    if stale:
+        say(f"{stale} left as they were: not up to date, see `snakemake -n`")
+    if absent:
+        say(f"{absent} left as they were: their files are not all here")
 
 
 def describe(arguments: argparse.Namespace) -> None:

@@ -1,5 +1,6 @@
 """DVC's ledger: its stages are Snakemake's jobs, and neither redoes what the other has made."""
 
+import base64
 import json
 import re
 import shutil
@@ -312,14 +313,37 @@ def test_no_value_counts_for_snakemake_alone(
     assert changed >= rules
 
 
-def test_record_refuses_what_is_not_up_to_date(work: Path) -> None:
+@pytest.mark.parametrize("case", ["other data", "a killed training"])
+def test_record_refuses_what_is_not_up_to_date(case: str, work: Path) -> None:
     before = (work / "dvc.lock").read_bytes()
-    with edited_params(work) as params:
-        params["experiments"]["refcoco_vit_b"]["train"] = {"lr": 1.0e-3}
+    if case == "other data":
+        with edited_params(work) as params:
+            params["profiles"]["mini"]["shapes"]["seed"] = 1
+    else:
+        # Snakemake's own mark, which a job that ends takes away.
+        output = base64.urlsafe_b64encode(b"runs/mini/refcoco_vit_b/seed0/checkpoint.pt").decode()
+        (work / ".snakemake" / "incomplete").mkdir(exist_ok=True)
+        (work / ".snakemake" / "incomplete" / output).touch()
     refused = tool(work, "mmnet", "record")
     assert refused.returncode == 1
     assert refused.stderr.count("\n") == 1
     assert "is not up to date" in refused.stderr
+    assert (work / "dvc.lock").read_bytes() == before
+
+
+def test_record_refuses_what_was_changed_by_hand(work: Path) -> None:
+    before = (work / "dvc.lock").read_bytes()
+    table = work / "results" / "table1.tex"
+    table.write_text(table.read_text() + "% 99.9\n")
+    image = min((work / "data" / "mini" / "images").iterdir())
+    image.write_bytes(image.read_bytes() + b"damage")
+    (work / "clip" / "mini" / "of_another_table.pt").write_bytes(b"no forgery")
+    refused = tool(work, "mmnet", "record")
+    assert refused.returncode == 1
+    assert refused.stderr.count("\n") == 1
+    named = f"data/mini/images/{image.name}, results/table1.tex"
+    assert f"changed, though nothing that it comes from did: {named}. " in refused.stderr
+    assert "`dvc checkout FILE`" in refused.stderr
     assert (work / "dvc.lock").read_bytes() == before
 
 
@@ -366,6 +390,35 @@ def test_a_table_of_pulled_metrics_runs_its_rule_alone(authors: Path, tmp_path: 
     recorded = tool(clone, "mmnet", "record")
     assert recorded.returncode == 0, recorded.stderr
     assert git(clone, "status", "--porcelain") == ""
+
+
+def test_one_table_is_recorded_and_adopted_without_the_others(work: Path, tmp_path: Path) -> None:
+    whole = lock_of(work)
+    (work / "dvc.lock").unlink()
+    with edited_params(work) as params:
+        # Of Table 2, not trained, and of a tower that is not there; a row of the curves too.
+        more = {"dataset": "refcoco+", "tower": "rn50", "tables": ["table2"]}
+        params["experiments"]["nq_1"] = {**more, "model": {"num_queries": 1}}
+    recorded = tool(work, "mmnet", "record")
+    assert recorded.returncode == 0, recorded.stderr
+    assert set(lock_of(work)) == set(whole) - {"write_curves@mini"}
+    left = {"not up to date": 1, "not all here": 3}
+    assert {
+        why: int(n) for n, why in re.findall(r"(\d+) left .*(not [a-z ]+)", recorded.stderr)
+    } == left
+    git(work, "commit", "--quiet", "--all", "--message", "Table 1")
+
+    clone = clone_of(work, tmp_path / "clone")
+    dvc(clone, "pull", "--allow-missing")
+    adopted = tool(clone, "mmnet", "adopt")
+    assert adopted.returncode == 0, adopted.stderr
+    assert f"{len(whole) - 1} stages are as dvc.lock has them" in adopted.stderr
+    assert "4 others have no record" in adopted.stderr
+    assert planned(snakemake(clone, "-n", "results/table1.tex")) == {}
+    (clone / "dvc.lock").unlink()
+    refused = tool(clone, "mmnet", "adopt")
+    assert refused.returncode == 1
+    assert "`git pull`" in refused.stderr
 
 
 @pytest.mark.parametrize("command", ["adopt", "record"])
