@@ -32,7 +32,7 @@ from mmnet.report.from_mlflow import scores_of
 from mmnet.report.runs import TABLES, rows_of_run
 from mmnet.train import loop, sync, tracking
 from mmnet.train.mlflow_store import Store
-from mmnet.train.provenance import check_clean
+from mmnet.train.provenance import check_clean, revision
 from mmnet.train.record_names import from_params, to_params
 from mmnet.train.run_files import RunFiles, read_record
 from mmnet.train.run_record import read_run
@@ -654,7 +654,9 @@ def test_a_dirty_tree_is_refused_where_a_clean_one_is_required(
     git = ["git", "-c", "user.name=me", "-c", "user.email=me@localhost"]
     for arguments in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "All"]):
         subprocess.run([*git, *arguments], check=True, cwd=project)
+    (project / "dvc.lock").touch()  # DVC writes it after each stage
     check_clean(project)
+    assert revision(project)["changed"] == []
     (project / "params.yaml").write_text((project / "params.yaml").read_text() + "\n")
     (project / "new.py").touch()
     line = mistake(capsys, *command)
