@@ -26,6 +26,7 @@ from conftest import ROOT, TINY, Tiny
 
 from mmnet.__main__ import main
 from mmnet.config import Config, Params, load_params
+from mmnet.errors import Stopped
 from mmnet.evaluate.metrics import METRICS
 from mmnet.layout import Layout
 from mmnet.report.from_mlflow import scores_of
@@ -305,6 +306,36 @@ def test_a_server_that_hangs_holds_training_up_no_longer_than_the_patience(
     assert f"the store did not take all of {run.name} in 2 s" in line
     assert "Nothing is lost; to send the rest: mmnet mlflow-sync." in line
     assert_undisturbed(run, undisturbed)
+
+
+def test_a_run_asked_to_stop_is_killed_not_failed_and_waits_for_no_server(
+    tiny: Tiny, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout, run = Layout("mini"), run_of(tiny.config)
+    inputs = inputs_of(tiny.config, layout)
+    recorders: list[tracking.Recorder] = []
+
+    def kept(run: RunFiles) -> tracking.Recorder:
+        recorders.append(made(run))
+        return recorders[0]
+
+    made = tracking.Recorder
+    monkeypatch.setattr(tracking, "Recorder", kept)
+    with serving(Slow) as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        with (
+            pytest.raises(Stopped),
+            tracking.recorded(tiny.config, layout, tables=[], **inputs),
+        ):
+            asked = time.monotonic()
+            raise Stopped("SIGTERM: saved.", signal.SIGTERM)
+        assert time.monotonic() - asked < 2
+        recorders[0].process.kill()
+        recorders[0].process.wait()
+        recorders[0].listener.join()
+    record = read_record(run)
+    assert record is not None
+    assert record["ended"]["status"] == "KILLED"
 
 
 # What is recorded.

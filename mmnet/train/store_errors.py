@@ -32,6 +32,14 @@ def shown(uri: str) -> str:
     return re.sub(r"//[^/@]*@", "//", uri).removeprefix("sqlite:///")
 
 
+def in_one_line(error: Exception) -> str:
+    """Return what an error says; of one that nobody foresaw, which it is."""
+    if isinstance(error, MMNetError):
+        return str(error)
+    text = " ".join(str(error).split())[:300].rstrip(".")
+    return f"{text}." if isinstance(error, OSError) else f"{type(error).__name__}: {text}."
+
+
 def _reason(error: Exception, uri: str) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, Timeout) or "database is locked" in text:
