@@ -323,12 +323,11 @@ def test_a_run_asked_to_stop_is_killed_not_failed_and_waits_for_no_server(
     monkeypatch.setattr(tracking, "Recorder", kept)
     with serving(Slow) as address:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-        with (
-            pytest.raises(Stopped),
-            tracking.recorded(tiny.config, layout, tables=[], **inputs),
-        ):
-            asked = time.monotonic()
-            raise Stopped("SIGTERM: saved.", signal.SIGTERM)
+        block = tracking.recorded(tiny.config, layout, tables=[], **inputs)
+        block.__enter__()
+        stopped = Stopped("SIGTERM: saved.", signal.SIGTERM)
+        asked = time.monotonic()
+        assert not block.__exit__(Stopped, stopped, None)
         assert time.monotonic() - asked < 2
         recorders[0].process.kill()
         recorders[0].process.wait()
@@ -673,6 +672,40 @@ def test_what_is_no_run_is_one_line(project: Path, capsys: pytest.CaptureFixture
     record.parent.mkdir(parents=True)
     record.write_text("{")
     assert "record.json: is no run's record. Delete it" in mistake(capsys, "mlflow-sync")
+
+
+def test_what_is_damaged_of_a_record_is_one_line_and_costs_no_training(
+    tiny: Tiny,
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(tracking, "Recorder", NoRecorder)
+    layout, run = Layout("mini"), run_of(tiny.config)
+    inputs = inputs_of(tiny.config, layout)
+    with tracking.recorded(tiny.config, layout, tables=[], **inputs):
+        write_metrics(run.work_metrics, epochs=2)
+    times = run.tracking / "times.json"
+    for damaged in ("[17", "{}", '["a"]'):
+        times.write_text(damaged)
+        assert len({point.step for point in read_run(run).points if "train" in point.key}) == 2
+        assert len(json.loads(times.read_text())) == 2
+    run.system.write_text('{"cpu": 1}\n')
+    sync.send(run, [])
+    (line,) = said(capsys)
+    assert f"{run.folder}: some of its files are damaged (KeyError: 'time'). Delete " in line
+
+    record = json.loads(run.record.read_text())
+    del record["metrics_of_another"]  # as of an older version
+    run.record.write_text(json.dumps(record))
+    assert "record.json: is no run's record. Delete it" in mistake(capsys, "mlflow-sync")
+    with tracking.recorded(tiny.config, layout, tables=[], **inputs):
+        assert "metrics_of_another" in json.loads(run.record.read_text())
+    monkeypatch.setattr(tracking, "begin", lambda *a, **k: {}["nobody foresaw"])
+    with tracking.recorded(tiny.config, layout, tables=[], **inputs):
+        pass
+    (line,) = said(capsys)
+    assert "is not recorded: KeyError: 'nobody foresaw'. Later: mmnet mlflow-sync." in line
 
 
 def test_a_dirty_tree_is_refused_where_a_clean_one_is_required(

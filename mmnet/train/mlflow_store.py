@@ -22,7 +22,8 @@ from mmnet.files import atomic_path
 from mmnet.train.mlflow_views import saved_view
 from mmnet.train.record_names import experiment_name, experiment_note
 from mmnet.train.run_files import milliseconds
-from mmnet.train.run_record import Point, RunRecord
+from mmnet.train.run_points import Point
+from mmnet.train.run_record import RunRecord
 from mmnet.train.store_errors import shown, speaking
 
 if TYPE_CHECKING:

@@ -9,12 +9,13 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from mmnet.config import Config, Params
-from mmnet.errors import MMNetError, TrackingError
+from mmnet.errors import TrackingError
 from mmnet.layout import Layout
 from mmnet.progress import say
 from mmnet.train.mlflow_store import PATIENCE, Sent, Store
 from mmnet.train.run_files import RunFiles
 from mmnet.train.run_record import read_run
+from mmnet.train.store_errors import in_one_line
 
 Rows = Callable[[Config, Params], list[dict[str, str]]]
 """The tables that a run serves."""
@@ -34,8 +35,8 @@ def send(run: RunFiles, tables: list[dict[str, str]]) -> None:
     """Send what MLflow lacks of a run that has results; what goes wrong is said, and no more."""
     try:
         sync(Store(Path()), run, tables=tables)
-    except (OSError, MMNetError) as error:
-        say(f"mlflow: {error} The results are written.")
+    except Exception as error:
+        say(f"mlflow: {in_one_line(error)} The results are written.")
 
 
 def sync_all(layout: Layout, folders: list[Path], *, params: Params, rows_of_run: Rows) -> None:
