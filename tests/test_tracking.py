@@ -32,6 +32,7 @@ from mmnet.layout import Layout
 from mmnet.report.from_mlflow import scores_of
 from mmnet.report.runs import TABLES, rows_of_run
 from mmnet.train import loop, sync, tracking
+from mmnet.train.mlflow_database import database_of
 from mmnet.train.mlflow_store import Store
 from mmnet.train.provenance import check_clean, revision
 from mmnet.train.record_names import from_params, to_params
@@ -488,6 +489,20 @@ def write_metrics(path: Path, *, epochs: int) -> None:
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
+def write_scores(run: RunFiles, config: Config) -> None:
+    run.scores.parent.mkdir(parents=True, exist_ok=True)
+    splits = {"val": dict.fromkeys(METRICS, 0.5)}
+    run.scores.write_text(json.dumps({"config": config.identity(), "splits": splits}))
+
+
+def pulled(config: Config, *, epochs: int) -> RunFiles:
+    """Results without a record of their own."""
+    run = run_of(config)
+    write_metrics(run.metrics, epochs=epochs)
+    write_scores(run, config)
+    return run
+
+
 RECORDED = """
 import sys, time
 from types import SimpleNamespace
@@ -526,6 +541,44 @@ def test_recorder_ends_with_a_killed_training_and_holds_none_of_its_pipes(
         assert time.monotonic() - start < 1
     wait_until(lambda: not psutil.pid_exists(recorder))
     assert recorded_run(Store(project), run).info.status == "KILLED"
+
+
+def test_a_database_is_known_however_it_is_named(project: Path) -> None:
+    for address in (
+        "sqlite:///mlflow.db",
+        "sqlite:///./mlflow.db?timeout=9",
+        f"sqlite+pysqlite:///{project}/runs/../mlflow.db",
+    ):
+        assert database_of(address) == project.resolve() / "mlflow.db"
+    assert database_of("http://localhost/sqlite:///mlflow.db") is None
+
+
+def test_artifacts_lie_beside_the_database_wherever_that_is_moved(
+    tiny: Tiny, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def artifacts() -> list[Path]:
+        return sorted(path.relative_to(folder) for path in folder.glob("mlartifacts/mini/*/*/*"))
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+    folder = project
+    configs = [tiny.config.model_copy(update={"seed": seed}) for seed in range(2)]
+    for config in configs:
+        pulled(config, epochs=1)
+    sync_all(tiny)
+    there = artifacts()
+    assert len(there) == 4
+    assert not (project / "mlruns").exists()
+
+    copy = project / "copy"
+    copy.mkdir()
+    shutil.copytree(folder / there[0].parents[1], copy / there[0].parents[1])  # not the other's
+    shutil.copy(folder / "mlflow.db", copy / "mlflow.db")
+    shutil.rmtree(folder / "mlartifacts")
+    (folder / "mlartifacts").touch()  # nothing can be made there any more
+    folder = copy
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{copy}/mlflow.db")
+    sync_all(tiny)
+    assert artifacts() == there
 
 
 # Back from MLflow.
@@ -652,7 +705,7 @@ def test_a_locked_database_is_one_line_and_costs_no_results(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     Store(project)
-    monkeypatch.setattr("mmnet.train.mlflow_store.BUSY", 0.2)
+    monkeypatch.setattr("mmnet.train.mlflow_database.BUSY", 0.2)
     run = run_of(tiny.config)
     write_metrics(run.metrics, epochs=1)
     with contextlib.closing(sqlite3.connect(project / "mlflow.db")) as holder:
