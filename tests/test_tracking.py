@@ -26,18 +26,19 @@ from conftest import ROOT, TINY, Tiny
 
 from mmnet.__main__ import main
 from mmnet.config import Config, Params, load_params
-from mmnet.errors import Stopped
+from mmnet.errors import Stopped, TrackingError
 from mmnet.evaluate.metrics import METRICS
 from mmnet.layout import Layout
 from mmnet.report.from_mlflow import scores_of
 from mmnet.report.runs import TABLES, rows_of_run
 from mmnet.train import loop, sync, tracking
 from mmnet.train.mlflow_database import database_of
-from mmnet.train.mlflow_store import Store
+from mmnet.train.mlflow_store import Sent, Store
 from mmnet.train.provenance import check_clean, revision
 from mmnet.train.record_names import from_params, to_params
 from mmnet.train.run_files import RunFiles, read_record
-from mmnet.train.run_record import read_run
+from mmnet.train.run_record import RunRecord, read_run
+from mmnet.train.store_errors import speaking
 
 pytestmark = pytest.mark.xdist_group("tracking")  # one server, and MLflow imported once
 
@@ -576,9 +577,89 @@ def test_artifacts_lie_beside_the_database_wherever_that_is_moved(
     shutil.rmtree(folder / "mlartifacts")
     (folder / "mlartifacts").touch()  # nothing can be made there any more
     folder = copy
+    monkeypatch.setattr("mlflow.tracking._tracking_service.utils._artifact_repos_cache", {})
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{copy}/mlflow.db")
     sync_all(tiny)
     assert artifacts() == there
+
+
+def test_results_pulled_over_an_own_training_are_sent_once_and_what_is_deleted_is_not_counted(
+    tiny: Tiny, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tracking, "Recorder", NoRecorder)
+    config, run = tiny.config, run_of(tiny.config)
+    options = config.train.model_copy(update={"lr": 5e-4})
+    with tracking.recorded(config, Layout("mini"), tables=[], **inputs_of(config, Layout("mini"))):
+        write_metrics(run.work_metrics, epochs=2)
+        pulled(config, epochs=2)
+    sync_all(tiny)
+    store = Store(project)
+    experiment = store.client.get_experiment_by_name("mmnet mini").experiment_id
+
+    def epochs(item: Any) -> int:
+        return len(store.client.get_metric_history(item.info.run_id, "train/loss"))
+
+    def runs() -> list[tuple[str, int]]:
+        found = store.client.search_runs([experiment], "tags.seed = '0'")
+        return sorted((item.data.params["train.lr"], epochs(item)) for item in found)
+
+    own = (str(config.train.lr), 2)
+    assert runs() == [own]
+    # With another's results in their place, also where what it worked on is gone.
+    pulled(config.model_copy(update={"train": options}), epochs=3)
+    capsys.readouterr()
+    sync_all(tiny)
+    lines = capsys.readouterr().err
+    assert f"{run.name}: nothing new" in lines
+    assert "results from elsewhere: 34 metrics, config.yaml, metrics.jsonl (a new run)" in lines
+    assert runs() == sorted([own, ("0.0005", 3)])
+    run.work_metrics.unlink()
+    sync_all(tiny)
+    assert runs() == sorted([own, ("0.0005", 3)])
+
+    # A reader of the first results sends them to where they were trained.
+    shutil.rmtree(run.tracking)
+    pulled(config, epochs=2)
+    capsys.readouterr()
+    sync_all(tiny)
+    assert f"{run.name}, results from elsewhere: there, as it was" in capsys.readouterr().err
+    which = "tags.`mmnet.content` LIKE '%' and tags.seed = '0'"
+    found = store.client.search_runs([experiment], which)
+    assert len(found) == 2
+    for one in found:
+        store.client.delete_run(one.info.run_id)
+    sync_all(tiny)
+    assert "has 0 of 1 runs" in capsys.readouterr().err
+    store.client.delete_experiment(experiment)
+    line = mistake(capsys, "report", "table2", "--from-mlflow")
+    assert "its experiment 'mmnet mini' is deleted. Restore it" in line
+
+
+@pytest.mark.parametrize(
+    ("error", "others"),
+    [(OSError(13, "Permission denied"), [1]), (OSError("Max retries exceeded"), [])],
+)
+def test_a_run_that_the_store_does_not_take_keeps_no_other_from_it(
+    error: OSError, others: list[int], tiny: Tiny, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[int] = []
+
+    class Choosy:
+        def __init__(self, root: Path) -> None: ...
+
+        def send(self, record: RunRecord) -> Sent:
+            with speaking("http://server"):
+                if record.tags["seed"] == "0":
+                    raise error
+            taken.append(int(record.tags["seed"]))
+            return Sent(True, 0, [])
+
+    monkeypatch.setattr(sync, "Store", Choosy)
+    for seed in range(2):
+        pulled(tiny.config.model_copy(update={"seed": seed}), epochs=1)
+    with pytest.raises(TrackingError, match="http://server: "):
+        sync_all(tiny)
+    assert taken == others
 
 
 # Back from MLflow.

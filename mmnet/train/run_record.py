@@ -53,6 +53,8 @@ class RunRecord:
     """A hash of config and epochs, once finished: the same wherever the results come to lie."""
     is_of_results: bool
     """Nothing was noted of it but its results."""
+    unsent: str
+    """What lies with it and is not sent, and why; else empty."""
 
 
 def read_run(
@@ -132,6 +134,9 @@ def _record(
     config = record["identity"]["config"]
     has_scores = is_published and _is_newer(run.scores, since)
     scores = _scores_of(run, config) if has_scores else None
+    unsent = ""
+    if is_published and run.scores.is_file() and scores is None:
+        unsent = f"{run.scores} is from before this training, or of another. Evaluate it again."
     times = epoch_times(run, metrics, len(lines), keep=not is_of_results)
     points = [*epoch_points(lines, times), *score_points(run, scores)]
     if not is_of_results:
@@ -171,6 +176,7 @@ def _record(
         artifacts=artifacts,
         content=content,
         is_of_results=is_of_results,
+        unsent=unsent,
     )
 
 
