@@ -613,6 +613,10 @@ def test_results_pulled_over_an_own_training_are_sent_once_and_what_is_deleted_i
     assert f"{run.name}: nothing new" in lines
     assert "results from elsewhere: 34 metrics, config.yaml, metrics.jsonl (a new run)" in lines
     assert runs() == sorted([own, ("0.0005", 3)])
+    scores = run.scores.rename("scores.json")
+    line = mistake(capsys, "mlflow-sync")
+    assert line.startswith(f"{run.metrics}: is not of the training noted beside it, and no scores")
+    scores.rename(run.scores)
     run.work_metrics.unlink()
     sync_all(tiny)
     assert runs() == sorted([own, ("0.0005", 3)])

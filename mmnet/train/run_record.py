@@ -97,6 +97,11 @@ def read_results_of_another(
         noted = read_record(run)
         if noted is None or not _are_anothers(run, noted) or _status(run, noted) == "RUNNING":
             return None
+        if _config_in(run.scores) is None:
+            raise TrackingError(
+                f"{run.metrics}: is not of the training noted beside it, and no scores say of "
+                "which. Evaluate it, or train the run to its end, then: mmnet mlflow-sync."
+            )
         # They may well be older than what is left of the training noted.
         return _results(run, [run.scores], tables, since=None)
 
