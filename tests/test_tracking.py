@@ -26,16 +26,19 @@ from conftest import ROOT, TINY, Tiny
 
 from mmnet.__main__ import main
 from mmnet.config import Config, Params, load_params
+from mmnet.errors import Stopped, TrackingError
 from mmnet.evaluate.metrics import METRICS
 from mmnet.layout import Layout
 from mmnet.report.from_mlflow import scores_of
 from mmnet.report.runs import TABLES, rows_of_run
 from mmnet.train import loop, sync, tracking
-from mmnet.train.mlflow_store import Store
-from mmnet.train.provenance import check_clean
+from mmnet.train.mlflow_database import database_of
+from mmnet.train.mlflow_store import Sent, Store
+from mmnet.train.provenance import check_clean, revision
 from mmnet.train.record_names import from_params, to_params
 from mmnet.train.run_files import RunFiles, read_record
-from mmnet.train.run_record import read_run
+from mmnet.train.run_record import RunRecord, read_run
+from mmnet.train.store_errors import speaking
 
 pytestmark = pytest.mark.xdist_group("tracking")  # one server, and MLflow imported once
 
@@ -307,6 +310,35 @@ def test_a_server_that_hangs_holds_training_up_no_longer_than_the_patience(
     assert_undisturbed(run, undisturbed)
 
 
+def test_a_run_asked_to_stop_is_killed_not_failed_and_waits_for_no_server(
+    tiny: Tiny, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout, run = Layout("mini"), run_of(tiny.config)
+    inputs = inputs_of(tiny.config, layout)
+    recorders: list[tracking.Recorder] = []
+
+    def kept(run: RunFiles) -> tracking.Recorder:
+        recorders.append(made(run))
+        return recorders[0]
+
+    made = tracking.Recorder
+    monkeypatch.setattr(tracking, "Recorder", kept)
+    with serving(Slow) as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        block = tracking.recorded(tiny.config, layout, tables=[], **inputs)
+        block.__enter__()
+        stopped = Stopped("SIGTERM: saved.", signal.SIGTERM)
+        asked = time.monotonic()
+        assert not block.__exit__(Stopped, stopped, None)
+        assert time.monotonic() - asked < 2
+        recorders[0].process.kill()
+        recorders[0].process.wait()
+        recorders[0].listener.join()
+    record = read_record(run)
+    assert record is not None
+    assert record["ended"]["status"] == "KILLED"
+
+
 # What is recorded.
 
 
@@ -458,6 +490,20 @@ def write_metrics(path: Path, *, epochs: int) -> None:
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
+def write_scores(run: RunFiles, config: Config) -> None:
+    run.scores.parent.mkdir(parents=True, exist_ok=True)
+    splits = {"val": dict.fromkeys(METRICS, 0.5)}
+    run.scores.write_text(json.dumps({"config": config.identity(), "splits": splits}))
+
+
+def pulled(config: Config, *, epochs: int) -> RunFiles:
+    """Results without a record of their own."""
+    run = run_of(config)
+    write_metrics(run.metrics, epochs=epochs)
+    write_scores(run, config)
+    return run
+
+
 RECORDED = """
 import sys, time
 from types import SimpleNamespace
@@ -496,6 +542,128 @@ def test_recorder_ends_with_a_killed_training_and_holds_none_of_its_pipes(
         assert time.monotonic() - start < 1
     wait_until(lambda: not psutil.pid_exists(recorder))
     assert recorded_run(Store(project), run).info.status == "KILLED"
+
+
+def test_a_database_is_known_however_it_is_named(project: Path) -> None:
+    for address in (
+        "sqlite:///mlflow.db",
+        "sqlite:///./mlflow.db?timeout=9",
+        f"sqlite+pysqlite:///{project}/runs/../mlflow.db",
+    ):
+        assert database_of(address) == project.resolve() / "mlflow.db"
+    assert database_of("http://localhost/sqlite:///mlflow.db") is None
+
+
+def test_artifacts_lie_beside_the_database_wherever_that_is_moved(
+    tiny: Tiny, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def artifacts() -> list[Path]:
+        return sorted(path.relative_to(folder) for path in folder.glob("mlartifacts/mini/*/*/*"))
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+    folder = project
+    configs = [tiny.config.model_copy(update={"seed": seed}) for seed in range(2)]
+    for config in configs:
+        pulled(config, epochs=1)
+    sync_all(tiny)
+    there = artifacts()
+    assert len(there) == 4
+    assert not (project / "mlruns").exists()
+
+    copy = project / "copy"
+    copy.mkdir()
+    shutil.copytree(folder / there[0].parents[1], copy / there[0].parents[1])  # not the other's
+    shutil.copy(folder / "mlflow.db", copy / "mlflow.db")
+    shutil.rmtree(folder / "mlartifacts")
+    (folder / "mlartifacts").touch()  # nothing can be made there any more
+    folder = copy
+    monkeypatch.setattr("mlflow.tracking._tracking_service.utils._artifact_repos_cache", {})
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{copy}/mlflow.db")
+    sync_all(tiny)
+    assert artifacts() == there
+
+
+def test_results_pulled_over_an_own_training_are_sent_once_and_what_is_deleted_is_not_counted(
+    tiny: Tiny, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tracking, "Recorder", NoRecorder)
+    config, run = tiny.config, run_of(tiny.config)
+    options = config.train.model_copy(update={"lr": 5e-4})
+    with tracking.recorded(config, Layout("mini"), tables=[], **inputs_of(config, Layout("mini"))):
+        write_metrics(run.work_metrics, epochs=2)
+        pulled(config, epochs=2)
+    sync_all(tiny)
+    store = Store(project)
+    experiment = store.client.get_experiment_by_name("mmnet mini").experiment_id
+
+    def epochs(item: Any) -> int:
+        return len(store.client.get_metric_history(item.info.run_id, "train/loss"))
+
+    def runs() -> list[tuple[str, int]]:
+        found = store.client.search_runs([experiment], "tags.seed = '0'")
+        return sorted((item.data.params["train.lr"], epochs(item)) for item in found)
+
+    own = (str(config.train.lr), 2)
+    assert runs() == [own]
+    # With another's results in their place, also where what it worked on is gone.
+    pulled(config.model_copy(update={"train": options}), epochs=3)
+    capsys.readouterr()
+    sync_all(tiny)
+    lines = capsys.readouterr().err
+    assert f"{run.name}: nothing new" in lines
+    assert "results from elsewhere: 34 metrics, config.yaml, metrics.jsonl (a new run)" in lines
+    assert runs() == sorted([own, ("0.0005", 3)])
+    scores = run.scores.rename("scores.json")
+    line = mistake(capsys, "mlflow-sync")
+    assert line.startswith(f"{run.metrics}: is not of the training noted beside it, and no scores")
+    scores.rename(run.scores)
+    run.work_metrics.unlink()
+    sync_all(tiny)
+    assert runs() == sorted([own, ("0.0005", 3)])
+
+    # A reader of the first results sends them to where they were trained.
+    shutil.rmtree(run.tracking)
+    pulled(config, epochs=2)
+    capsys.readouterr()
+    sync_all(tiny)
+    assert f"{run.name}, results from elsewhere: there, as it was" in capsys.readouterr().err
+    which = "tags.`mmnet.content` LIKE '%' and tags.seed = '0'"
+    found = store.client.search_runs([experiment], which)
+    assert len(found) == 2
+    for one in found:
+        store.client.delete_run(one.info.run_id)
+    sync_all(tiny)
+    assert "has 0 of 1 runs" in capsys.readouterr().err
+    store.client.delete_experiment(experiment)
+    line = mistake(capsys, "report", "table2", "--from-mlflow")
+    assert "its experiment 'mmnet mini' is deleted. Restore it" in line
+
+
+@pytest.mark.parametrize(
+    ("error", "others"),
+    [(OSError(13, "Permission denied"), [1]), (OSError("Max retries exceeded"), [])],
+)
+def test_a_run_that_the_store_does_not_take_keeps_no_other_from_it(
+    error: OSError, others: list[int], tiny: Tiny, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[int] = []
+
+    class Choosy:
+        def __init__(self, root: Path) -> None: ...
+
+        def send(self, record: RunRecord) -> Sent:
+            with speaking("http://server"):
+                if record.tags["seed"] == "0":
+                    raise error
+            taken.append(int(record.tags["seed"]))
+            return Sent(True, 0, [])
+
+    monkeypatch.setattr(sync, "Store", Choosy)
+    for seed in range(2):
+        pulled(tiny.config.model_copy(update={"seed": seed}), epochs=1)
+    with pytest.raises(TrackingError, match="http://server: "):
+        sync_all(tiny)
+    assert taken == others
 
 
 # Back from MLflow.
@@ -622,7 +790,7 @@ def test_a_locked_database_is_one_line_and_costs_no_results(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     Store(project)
-    monkeypatch.setattr("mmnet.train.mlflow_store.BUSY", 0.2)
+    monkeypatch.setattr("mmnet.train.mlflow_database.BUSY", 0.2)
     run = run_of(tiny.config)
     write_metrics(run.metrics, epochs=1)
     with contextlib.closing(sqlite3.connect(project / "mlflow.db")) as holder:
@@ -644,6 +812,40 @@ def test_what_is_no_run_is_one_line(project: Path, capsys: pytest.CaptureFixture
     assert "record.json: is no run's record. Delete it" in mistake(capsys, "mlflow-sync")
 
 
+def test_what_is_damaged_of_a_record_is_one_line_and_costs_no_training(
+    tiny: Tiny,
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(tracking, "Recorder", NoRecorder)
+    layout, run = Layout("mini"), run_of(tiny.config)
+    inputs = inputs_of(tiny.config, layout)
+    with tracking.recorded(tiny.config, layout, tables=[], **inputs):
+        write_metrics(run.work_metrics, epochs=2)
+    times = run.tracking / "times.json"
+    for damaged in ("[17", "{}", '["a"]'):
+        times.write_text(damaged)
+        assert len({point.step for point in read_run(run).points if "train" in point.key}) == 2
+        assert len(json.loads(times.read_text())) == 2
+    run.system.write_text('{"cpu": 1}\n')
+    sync.send(run, [])
+    (line,) = said(capsys)
+    assert f"{run.folder}: some of its files are damaged (KeyError: 'time'). Delete " in line
+
+    record = json.loads(run.record.read_text())
+    del record["metrics_of_another"]  # as of an older version
+    run.record.write_text(json.dumps(record))
+    assert "record.json: is no run's record. Delete it" in mistake(capsys, "mlflow-sync")
+    with tracking.recorded(tiny.config, layout, tables=[], **inputs):
+        assert "metrics_of_another" in json.loads(run.record.read_text())
+    monkeypatch.setattr(tracking, "begin", lambda *a, **k: {}["nobody foresaw"])
+    with tracking.recorded(tiny.config, layout, tables=[], **inputs):
+        pass
+    (line,) = said(capsys)
+    assert "is not recorded: KeyError: 'nobody foresaw'. Later: mmnet mlflow-sync." in line
+
+
 def test_a_dirty_tree_is_refused_where_a_clean_one_is_required(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -654,7 +856,9 @@ def test_a_dirty_tree_is_refused_where_a_clean_one_is_required(
     git = ["git", "-c", "user.name=me", "-c", "user.email=me@localhost"]
     for arguments in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "All"]):
         subprocess.run([*git, *arguments], check=True, cwd=project)
+    (project / "dvc.lock").touch()  # DVC writes it after each stage
     check_clean(project)
+    assert revision(project)["changed"] == []
     (project / "params.yaml").write_text((project / "params.yaml").read_text() + "\n")
     (project / "new.py").touch()
     line = mistake(capsys, *command)

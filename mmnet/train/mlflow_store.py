@@ -3,38 +3,39 @@
 Sending is idempotent: a run is found again by its tag, and only what the store lacks is sent.
 """
 
-import contextlib
 import hashlib
 import json
-import logging
 import os
-import sqlite3
 import tempfile
-import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from filelock import FileLock
 
-from mmnet.errors import TrackingError
-from mmnet.files import atomic_path
+from mmnet.train.mlflow_database import (
+    DATABASE,
+    PATIENCE,
+    SENT,
+    artifacts_of,
+    client_of,
+    database_of,
+    hush,
+    prepare,
+)
 from mmnet.train.mlflow_views import saved_view
 from mmnet.train.record_names import experiment_name, experiment_note
 from mmnet.train.run_files import milliseconds
-from mmnet.train.run_record import Point, RunRecord
-from mmnet.train.store_errors import shown, speaking
+from mmnet.train.run_points import Point
+from mmnet.train.run_record import RunRecord
+from mmnet.train.store_errors import StoreError, shown, speaking
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-DATABASE, ARTIFACTS = "mlflow.db", "mlartifacts"
 BATCH = 800
 """MLflow takes 1,000 values a call, parameters and tags among them."""
-PATIENCE = 30.0
-"""Seconds for another process here that is at the same."""
-BUSY = 10.0
-"""Seconds for a database that another process writes."""
+DELETED = "deleted in MLflow, and left so (mlflow runs restore)"
 
 
 class Sent(NamedTuple):
@@ -44,6 +45,7 @@ class Sent(NamedTuple):
     metrics: int
     artifacts: list[str]
     note: str = ""
+    is_had: bool = True
 
 
 class Store:
@@ -57,13 +59,13 @@ class Store:
         self.root = root.resolve()
         own = f"sqlite:///{self.root / DATABASE}"
         self.uri = os.environ.get("MLFLOW_TRACKING_URI") or own
-        self.is_own = self.uri == own
+        self.database = database_of(self.uri)
         self.parents: dict[tuple[str, str], str] = {}
         with speaking(self.uri):
-            _hush()
-            if self.uri.startswith("sqlite:///"):
-                _prepare_database(Path(self.uri.removeprefix("sqlite:///")))
-            self.client = _client(self.uri)
+            hush()
+            if self.database:
+                prepare(self.database)
+            self.client = client_of(self.uri)
 
     def __str__(self) -> str:
         return shown(self.uri)
@@ -72,9 +74,12 @@ class Store:
         """Send what the store lacks of a run."""
         with speaking(self.uri):
             experiment = self._experiment(record.profile)
+            if record.is_of_results and (trained := self._as_trained(experiment, record)):
+                is_had = trained.info.lifecycle_stage != "deleted"
+                return Sent(False, 0, [], "there, as it was trained" if is_had else DELETED, is_had)
             run, is_new = self._find_or_create(experiment, record)
             if run.info.lifecycle_stage == "deleted":
-                return Sent(False, 0, [], "deleted in MLflow, and left so (mlflow runs restore)")
+                return Sent(False, 0, [], DELETED, is_had=False)
             id = run.info.run_id
             tags = dict(record.tags)
             if record.tables:
@@ -96,6 +101,8 @@ class Store:
             found = self.client.get_experiment_by_name(experiment_name(profile))
             if found is None:
                 return []
+            if found.lifecycle_stage == "deleted":
+                raise self._deleted(profile)
             return list(
                 self.client.search_runs(
                     [found.experiment_id],
@@ -111,7 +118,7 @@ class Store:
         name = experiment_name(profile)
         found = self.client.get_experiment_by_name(name)
         if found is None:
-            place = (self.root / ARTIFACTS / profile).as_uri() if self.is_own else None
+            place = artifacts_of(self.database, name) if self.database else None
             tags = {"mlflow.note.content": experiment_note(profile)}
             try:
                 return str(self.client.create_experiment(name, place, tags))
@@ -120,11 +127,22 @@ class Store:
                     raise
             found = self.client.get_experiment_by_name(name)  # another process was first
         if found is None or found.lifecycle_stage == "deleted":
-            raise TrackingError(
-                f"{self}: its experiment {name!r} is deleted. Restore it (mlflow experiments "
-                "restore) or remove it for good (mlflow gc), then: mmnet mlflow-sync."
-            )
+            raise self._deleted(profile)
         return str(found.experiment_id)
+
+    def _deleted(self, profile: str) -> StoreError:
+        return StoreError(
+            f"{self}: its experiment {experiment_name(profile)!r} is deleted. Restore it (mlflow "
+            "experiments restore) or remove it for good (mlflow gc), then: mmnet mlflow-sync."
+        )
+
+    def _as_trained(self, experiment: str, record: RunRecord) -> "Run | None":
+        """Return the run that left these results, should it have been sent where it was trained."""
+        scores = {point.key for point in record.points if point.step == 0}
+        for run in self._search(experiment, f"tags.`mmnet.content` = '{record.content}'"):
+            if run.data.tags["mmnet.id"] != record.id and scores <= run.data.metrics.keys():
+                return run
+        return None
 
     def _find_or_create(self, experiment: str, record: RunRecord) -> tuple["Run", bool]:
         def create() -> "Run":
@@ -216,14 +234,14 @@ class Store:
 
     def _log_artifacts(self, run: "Run", artifacts: dict[str, bytes]) -> list[str]:
         sums = {name: hashlib.sha256(content).hexdigest() for name, content in artifacts.items()}
-        there = json.loads(run.data.tags.get("mmnet.artifacts", "{}"))
+        there = json.loads(run.data.tags.get(SENT, "{}"))
         names = [name for name, digest in sums.items() if there.get(name) != digest]
         if names:
             with tempfile.TemporaryDirectory() as folder:
                 for name in names:
                     (Path(folder) / name).write_bytes(artifacts[name])
                 self.client.log_artifacts(run.info.run_id, folder)
-            self.client.set_tag(run.info.run_id, "mmnet.artifacts", json.dumps(there | sums))
+            self.client.set_tag(run.info.run_id, SENT, json.dumps(there | sums))
         return names
 
 
@@ -239,43 +257,3 @@ def _lacking(run: "Run", points: list[Point]) -> list[Point]:
         # Evaluated again, elsewhere.
         or (point.step == last[point.key] and point.value != values[point.key])
     ]
-
-
-def _hush() -> None:
-    """Keep MLflow's own words out of our logs, and ours from its makers."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    # A call that hangs holds nothing up that could not be sent later.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of its dependencies, about one another
-        import mlflow.tracking.client  # noqa: F401  its import sets its own level
-    for name in ("mlflow", "alembic", "sqlalchemy", "urllib3"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-
-
-def _client(uri: str) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from mlflow.tracking.client import MlflowClient
-
-        return MlflowClient(uri)
-
-
-def _prepare_database(path: Path) -> None:
-    """See to it that the database is whole before MLflow opens it.
-
-    MLflow would make a new one in place: opened by several processes at once, it is broken for
-    good. Here it appears complete or not at all.
-    """
-    if not path.exists():
-        with FileLock(path.with_name(f".{path.name}.lock"), timeout=PATIENCE):
-            if not path.exists():
-                with atomic_path(path) as temporary:
-                    temporary.unlink()
-                    _client(f"sqlite:///{temporary}").search_experiments()
-    with contextlib.closing(sqlite3.connect(path, timeout=BUSY)) as database:
-        database.execute("BEGIN IMMEDIATE")
-        database.execute("SELECT 1 FROM runs LIMIT 1")
-        database.rollback()

@@ -25,7 +25,8 @@ def packages() -> dict[str, str]:
 def revision(root: Path) -> dict[str, Any]:
     """Return git's revision and the files that differ from it; both None outside a repository."""
     commit = _git(root, "rev-parse", "HEAD")
-    status = _git(root, "status", "--porcelain")
+    # DVC writes its lock after each stage: to say what came out, not what went in.
+    status = _git(root, "status", "--porcelain", "--", ".", ":!dvc.lock")
     if commit is None or status is None:
         return {"commit": None, "changed": None}
     return {"commit": commit.strip(), "changed": [line[3:] for line in status.splitlines()]}

@@ -14,6 +14,20 @@ from mmnet.layout import Layout
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
+NOTED = {
+    "id",
+    "identity",
+    "started",
+    "metrics_of_another",
+    "git",
+    "packages",
+    "device",
+    "config",
+    "tables",
+    "ended",
+}
+"""What tracking.py notes of a run; a record that lacks some of it is another version's."""
+
 
 @dataclass(frozen=True)
 class RunFiles:
@@ -90,11 +104,11 @@ def read_record(run: RunFiles) -> dict[str, Any] | None:
     """
     try:
         record: dict[str, Any] = json.loads(run.record.read_text(encoding="utf-8"))
-        if {"id", "identity", "config"} <= record.keys():
+        if record.keys() >= NOTED and "config" in record["identity"]:
             return record
     except FileNotFoundError:
         return None
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, TypeError):
         pass
     raise TrackingError(
         f"{run.record}: is no run's record. Delete it: the run is then recorded from its results."

@@ -5,38 +5,31 @@ or later. `tracking/` has what training itself does not write: where the run com
 epochs ended, what the machine did.
 """
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 from filelock import Timeout
 
-from mmnet.errors import TrackingError
-from mmnet.files import atomic_write, checksum
-from mmnet.train.record_names import EPOCHS, RUN_NOTE, best_epoch, metric_name, to_params
+from mmnet.errors import MMNetError, TrackingError
+from mmnet.files import checksum
+from mmnet.train.record_names import best_epoch, to_params
 from mmnet.train.run_files import RunFiles, Status, modified, own_metrics, read_record
-
-SHOWN_CHANGES = 20
-
-
-class Point(NamedTuple):
-    """A value of a metric; step is the epoch, of the machine's the sample, of the scores 0."""
-
-    key: str
-    value: float
-    time: int
-    step: int
-
-
-class Input(NamedTuple):
-    split: str
-    dataset: str
-    digest: str
-    source: str
+from mmnet.train.run_origin import Input, inputs_of, tags_of
+from mmnet.train.run_points import (
+    Point,
+    epoch_points,
+    epoch_times,
+    json_lines,
+    samples,
+    score_points,
+)
+from mmnet.train.store_errors import in_one_line
 
 
 @dataclass(frozen=True)
@@ -56,6 +49,12 @@ class RunRecord:
     points: list[Point]
     inputs: list[Input]
     artifacts: dict[str, bytes] = field(repr=False)
+    content: str | None
+    """A hash of config and epochs, once finished: the same wherever the results come to lie."""
+    is_of_results: bool
+    """Nothing was noted of it but its results."""
+    unsent: str
+    """What lies with it and is not sent, and why; else empty."""
 
 
 def read_run(
@@ -67,31 +66,105 @@ def read_run(
     known whether it goes on.
 
     Raises:
-        TrackingError: there is nothing to say what run it is, or its record is damaged.
+        TrackingError: there is nothing to say what run it is, or its files are damaged.
     """
-    noted = read_record(run)
-    record = noted or _record_of_results(run)
-    metrics = own_metrics(run, noted)
-    lines = _json_lines(metrics)
-    # Results of an earlier run of another config lie here until this one's replace them.
-    is_published = metrics is not None and _same(metrics, run.metrics)
-    scores = _own_scores(run, record, is_published)
-    times = _times(run, metrics, len(lines), keep=noted is not None)
-    points = [*_epoch_points(lines, times), *_score_points(run, scores), *_samples(run)]
-    status = _status(run, record, training)
+    with _readable(run):
+        noted = read_record(run)
+        if noted is None:
+            return _results(run, [run.scores, run.finished], tables, since=run.finished)
+        metrics = own_metrics(run, noted)
+        if metrics == run.metrics and _are_anothers(run, noted):
+            metrics = None
+        # Results of an earlier run of another config lie here until this one's replace them.
+        is_published = metrics is not None and _same(metrics, run.metrics)
+        status = _status(run, noted, training)
+        return _record(
+            run, noted, status, metrics, tables, is_published=is_published, since=run.finished
+        )
+
+
+def read_results_of_another(
+    run: RunFiles, *, tables: list[dict[str, str]] | None = None
+) -> RunRecord | None:
+    """Return the results in a run's folder where they are not those of the training noted there.
+
+    They were pulled or checked out on top of it, or it has not come to replace them.
+
+    Raises:
+        TrackingError: there is nothing to say what run they are, or they are damaged.
+    """
+    with _readable(run):
+        noted = read_record(run)
+        if noted is None or not _are_anothers(run, noted) or _status(run, noted) == "RUNNING":
+            return None
+        if _config_in(run.scores) is None:
+            raise TrackingError(
+                f"{run.metrics}: is not of the training noted beside it, and no scores say of "
+                "which. Evaluate it, or train the run to its end, then: mmnet mlflow-sync."
+            )
+        # They may well be older than what is left of the training noted.
+        return _results(run, [run.scores], tables, since=None)
+
+
+@contextlib.contextmanager
+def _readable(run: RunFiles) -> Iterator[None]:
+    try:
+        yield
+    except MMNetError:
+        raise
+    except OSError as error:
+        raise TrackingError(
+            f"{run.folder}: {in_one_line(error)} Mend that, then: mmnet mlflow-sync."
+        ) from error
+    except Exception as error:
+        raise TrackingError(
+            f"{run.folder}: some of its files are damaged ({in_one_line(error)[:-1]}). Delete "
+            f"{run.tracking}: the run is then recorded from its results; or train it again."
+        ) from error
+
+
+def _record(
+    run: RunFiles,
+    record: dict[str, Any],
+    status: Status,
+    metrics: Path | None,
+    tables: list[dict[str, str]] | None,
+    *,
+    is_published: bool,
+    since: Path | None,
+) -> RunRecord:
+    """Put it together; scores and pictures from before `since` was written are another's."""
+    is_of_results = "git" not in record
+    lines = json_lines(metrics)
+    config = record["identity"]["config"]
+    has_scores = is_published and _is_newer(run.scores, since)
+    scores = _scores_of(run, config) if has_scores else None
+    unsent = ""
+    if is_published and run.scores.is_file() and scores is None:
+        unsent = f"{run.scores} is from before this training, or of another. Evaluate it again."
+    times = epoch_times(run, metrics, len(lines), keep=not is_of_results)
+    points = [*epoch_points(lines, times), *score_points(run, scores)]
+    if not is_of_results:
+        points += samples(run)
     ended = (record["ended"] or {}).get("time") or max([record["started"], *times])
     tables = record["tables"] if tables is None else tables
-    tags = _tags(run, record, tables, scores)
+    tags = tags_of(run, record, tables, scores)
     artifacts = {"config.yaml": _yaml(record["config"])}
+    content = None
     if metrics is not None:
         artifacts["metrics.jsonl"] = metrics.read_bytes()
+        if status == "FINISHED":
+            content = _content(config, metrics)
+            tags["mmnet.content"] = content
     if is_published and run.checkpoint.is_file():
         tags |= {
             "checkpoint.path": str(run.checkpoint),
             "checkpoint.sha256": checksum(run.checkpoint),
             "checkpoint.epoch": str(best_epoch(lines)),
         }
-        if run.predictions.is_file() and _is_newer(run.predictions, run.finished):
+        if run.predictions.is_file() and (
+            is_of_results or _is_newer(run.predictions, run.finished)
+        ):
             artifacts["predictions.png"] = run.predictions.read_bytes()
     return RunRecord(
         id=record["id"],
@@ -101,32 +174,55 @@ def read_run(
         started=record["started"],
         ended=ended,
         tables=tables,
-        params=to_params(record["identity"]["config"]),
+        params=to_params(config),
         tags=tags,
         points=points,
-        inputs=_inputs(run, record),
+        inputs=inputs_of(run, record),
         artifacts=artifacts,
+        content=content,
+        is_of_results=is_of_results,
+        unsent=unsent,
     )
 
 
-def _record_of_results(run: RunFiles) -> dict[str, Any]:
-    """Make a record of a run that was trained elsewhere, or untracked, from what it left."""
-    configs = [_config_in(path) for path in (run.scores, run.finished)]
-    config = next(filter(None, configs), None)
+def _results(
+    run: RunFiles, say: list[Path], tables: list[dict[str, str]] | None, *, since: Path | None
+) -> RunRecord:
+    """Return a run that was trained elsewhere, or untracked, from what it left.
+
+    `say` are the files that may say what run it is.
+    """
+    config = next(filter(None, map(_config_in, say)), None)
     if config is None or not run.metrics.is_file():
         raise TrackingError(
             f"{run.folder}: has no results that say what run it is. Train and evaluate it first."
         )
-    content = json.dumps(config, sort_keys=True).encode() + run.metrics.read_bytes()
     time = modified(run.metrics)
-    return {
-        "id": hashlib.sha256(content).hexdigest()[:32],
+    record = {
+        "id": _content(config, run.metrics),
         "identity": {"config": config},
         "config": config,
         "tables": [],
         "started": time,
         "ended": {"status": "FINISHED", "time": time},
     }
+    return _record(run, record, "FINISHED", run.metrics, tables, is_published=True, since=since)
+
+
+def _content(config: dict[str, Any], metrics: Path) -> str:
+    content = json.dumps(config, sort_keys=True).encode() + metrics.read_bytes()
+    return hashlib.sha256(content).hexdigest()[:32]
+
+
+def _are_anothers(run: RunFiles, noted: dict[str, Any]) -> bool:
+    """Whether the results that are published here are not those of the noted training."""
+    if not run.metrics.is_file():
+        return False
+    own = own_metrics(run, noted)
+    if own != run.metrics:
+        return own is None or not _same(own, run.metrics)
+    # What it worked on is gone, so that its scores alone can tell.
+    return _config_in(run.scores) not in (None, noted["identity"]["config"])
 
 
 def _config_in(path: Path) -> dict[str, Any] | None:
@@ -137,54 +233,14 @@ def _config_in(path: Path) -> dict[str, Any] | None:
     return config
 
 
-def _own_scores(run: RunFiles, record: dict[str, Any], is_published: bool) -> dict[str, Any] | None:
-    if not (is_published and run.scores.is_file() and _is_newer(run.scores, run.finished)):
-        return None
-    try:
-        scores: dict[str, Any] = json.loads(run.scores.read_text(encoding="utf-8"))
-    except ValueError:
-        return None  # tables refuse it, and say how to mend it
-    return scores if scores.get("config") == record["identity"]["config"] else None
+def _scores_of(run: RunFiles, config: dict[str, Any]) -> dict[str, Any] | None:
+    if _config_in(run.scores) != config:
+        return None  # another's, or damaged: tables refuse it, and say how to mend it
+    scores: dict[str, Any] = json.loads(run.scores.read_text(encoding="utf-8"))
+    return scores
 
 
-def _epoch_points(lines: Iterable[dict[str, Any]], times: list[int]) -> Iterable[Point]:
-    for line, at in zip(lines, times, strict=True):
-        values = {"train/loss": line["loss"], "train/lr": line["lr"]}
-        values |= {metric_name(EPOCHS, metric): value for metric, value in line["val"].items()}
-        for key, value in values.items():
-            yield Point(key, value, at, line["epoch"])
-
-
-def _score_points(run: RunFiles, scores: dict[str, Any] | None) -> Iterable[Point]:
-    for split, values in (scores or {"splits": {}})["splits"].items():
-        for metric, value in values.items():
-            # Of one step in all runs, MLflow draws them as bars, one beside the other.
-            yield Point(metric_name(split, metric), value, modified(run.scores), 0)
-
-
-def _samples(run: RunFiles) -> Iterable[Point]:
-    for step, line in enumerate(_json_lines(run.system)):
-        at = line.pop("time")
-        for key, value in line.items():
-            yield Point(f"system/{key}", value, at, step)
-
-
-def _times(run: RunFiles, metrics: Path | None, count: int, *, keep: bool) -> list[int]:
-    """Return when each epoch ended; noted when first seen, so that it stays."""
-    path = run.tracking / "times.json"
-    times: list[int] = []
-    if keep and path.is_file():
-        times = json.loads(path.read_text(encoding="utf-8"))
-    if metrics is None or len(times) >= count:
-        return times[:count]
-    times += [modified(metrics)] * (count - len(times))
-    if keep:
-        with atomic_write(path) as file:
-            json.dump(times, file)
-    return times
-
-
-def _status(run: RunFiles, record: dict[str, Any], training: bool | None) -> Status:
+def _status(run: RunFiles, record: dict[str, Any], training: bool | None = None) -> Status:
     if record["ended"]:
         status: Status = record["ended"]["status"]
         return status
@@ -197,74 +253,14 @@ def _status(run: RunFiles, record: dict[str, Any], training: bool | None) -> Sta
     return "RUNNING" if training else "KILLED"
 
 
-def _tags(
-    run: RunFiles,
-    record: dict[str, Any],
-    tables: list[dict[str, str]],
-    scores: dict[str, Any] | None,
-) -> dict[str, str]:
-    config, identity = record["config"], record["identity"]
-    tower = config["tower"]
-    tags = {
-        "mmnet.id": record["id"],
-        "mlflow.note.content": RUN_NOTE,
-        "mlflow.source.name": "mmnet train",
-        "mlflow.source.type": "LOCAL",
-        "profile": run.layout.profile,
-        "experiment": run.experiment,
-        "seed": str(run.seed),
-        "dataset": config["dataset_name"],
-        "backbone": (scores or {}).get("backbone") or tower.get("label") or tower["architecture"],
-        "tables": ", ".join(table["name"] for table in tables) or "none",
-        **{table["name"]: table["row"] for table in tables},
-    }
-    for tag, key in (
-        ("data.sentences", "table"),
-        ("data.images", "images"),
-        ("weights", "weights"),
-        ("code", "code"),
-    ):
-        tags[tag] = identity.get(key) or ("none" if key in identity else "unknown")
-    if "git" not in record:
-        return tags | {"recorded": "from results alone; times are those of their files"}
-    commit, changed = record["git"]["commit"], record["git"]["changed"]
-    if commit:
-        tags |= {
-            "mlflow.source.git.commit": commit,
-            "git.clean": f"no: {', '.join(changed[:SHOWN_CHANGES])}" if changed else "yes",
-        }
-    tags |= {f"version.{name}": version for name, version in record["packages"].items()}
-    return tags | {"git.commit": commit or "unknown", "device": record["device"]}
-
-
-def _inputs(run: RunFiles, record: dict[str, Any]) -> list[Input]:
-    digest = record["identity"].get("table")
-    if digest is None:
-        return []
-    config = record["config"]
-    name, source = config["dataset_name"], str(run.layout.table(config["dataset_name"]))
-    return [Input(split, name, digest, source) for split in ("train", *config["dataset"]["splits"])]
-
-
-def _json_lines(path: Path | None) -> list[dict[str, Any]]:
-    """Return a file's lines, less a last one that was cut off."""
-    if path is None or not path.is_file():
-        return []
-    lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            break
-    return lines
-
-
 def _same(one: Path, other: Path) -> bool:
     return other.is_file() and one.read_bytes() == other.read_bytes()
 
 
-def _is_newer(path: Path, than: Path) -> bool:
-    return not than.is_file() or path.stat().st_mtime_ns >= than.stat().st_mtime_ns
+def _is_newer(path: Path, than: Path | None) -> bool:
+    if not path.is_file() or than is None or not than.is_file():
+        return path.is_file()
+    return path.stat().st_mtime_ns >= than.stat().st_mtime_ns
 
 
 def _yaml(config: dict[str, Any]) -> bytes:

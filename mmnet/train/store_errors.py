@@ -12,19 +12,27 @@ from mmnet.errors import MMNetError, TrackingError
 AGAIN = "then: mmnet mlflow-sync"
 
 
+class StoreError(TrackingError):
+    """A store that no run can be sent to, or read from."""
+
+
 @contextlib.contextmanager
 def speaking(uri: str) -> Iterator[None]:
     """Raise whatever goes wrong as one line.
 
     Raises:
-        TrackingError: the store cannot be reached, written or read.
+        StoreError: the store cannot be reached, written or read.
+        TrackingError: it does not take what it was just sent, and may take other runs.
     """
     try:
         yield
     except MMNetError:
         raise
     except Exception as error:
-        raise TrackingError(f"{shown(uri)}: {_reason(error, uri)}") from error
+        if reason := _reason(error, uri):
+            raise StoreError(f"{shown(uri)}: {reason}") from error
+        text = _first(" ".join(str(error).split()))[:300]
+        raise TrackingError(f"{shown(uri)}: MLflow says: {text}. Mend that, {AGAIN}.") from error
 
 
 def shown(uri: str) -> str:
@@ -32,7 +40,16 @@ def shown(uri: str) -> str:
     return re.sub(r"//[^/@]*@", "//", uri).removeprefix("sqlite:///")
 
 
-def _reason(error: Exception, uri: str) -> str:
+def in_one_line(error: Exception) -> str:
+    """Return what an error says; of one that nobody foresaw, which it is."""
+    if isinstance(error, MMNetError):
+        return str(error)
+    text = " ".join(str(error).split())[:300].rstrip(".")
+    return f"{text}." if isinstance(error, OSError) else f"{type(error).__name__}: {text}."
+
+
+def _reason(error: Exception, uri: str) -> str | None:
+    """Return what is wrong with the store, for all runs alike."""
     text = " ".join(str(error).split())
     if isinstance(error, Timeout) or "database is locked" in text:
         return f"another process holds it. Wait for that, or end it, {AGAIN}."
@@ -55,7 +72,7 @@ def _reason(error: Exception, uri: str) -> str:
         return f"the server does not answer. Start it, or mend MLFLOW_TRACKING_URI, {AGAIN}."
     if "out-of-date database schema" in text:
         return f"was made by another version of MLflow. Run mlflow db upgrade {uri}, {AGAIN}."
-    return f"MLflow says: {_first(text)[:300]}. Mend that, {AGAIN}."
+    return None
 
 
 def _first(text: str) -> str:

@@ -9,63 +9,84 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from mmnet.config import Config, Params
-from mmnet.errors import MMNetError, TrackingError
+from mmnet.errors import TrackingError
 from mmnet.layout import Layout
 from mmnet.progress import say
-from mmnet.train.mlflow_store import PATIENCE, Sent, Store
+from mmnet.train.mlflow_database import PATIENCE
+from mmnet.train.mlflow_store import Sent, Store
 from mmnet.train.run_files import RunFiles
-from mmnet.train.run_record import read_run
+from mmnet.train.run_record import RunRecord, read_results_of_another, read_run
+from mmnet.train.store_errors import StoreError, in_one_line
 
 Rows = Callable[[Config, Params], list[dict[str, str]]]
 """The tables that a run serves."""
 
 
-def sync(store: Store, run: RunFiles, **known: Any) -> Sent:
+def sync(store: Store, run: RunFiles, **known: Any) -> list[tuple[RunRecord, Sent]]:
     """Send what a store lacks of a run; `known` as for `read_run`.
 
+    Where the results in its folder are another training's, they are sent too, as one of their own;
+    not from beside a training, which may be about to replace them.
+
     Raises:
-        TrackingError: the store cannot be written, or the run's record not be read.
+        StoreError: the store cannot be written.
+        TrackingError: it does not take this run, or the run's files cannot be read.
     """
     with _alone(run):
-        return store.send(read_run(run, **known))
+        record = read_run(run, **known)
+        done = [(record, store.send(record))]
+        if "training" not in known and (other := read_results_of_another(run, **known)):
+            done.append((other, store.send(other)))
+    return done
 
 
 def send(run: RunFiles, tables: list[dict[str, str]]) -> None:
     """Send what MLflow lacks of a run that has results; what goes wrong is said, and no more."""
     try:
         sync(Store(Path()), run, tables=tables)
-    except (OSError, MMNetError) as error:
-        say(f"mlflow: {error} The results are written.")
+    except Exception as error:
+        say(f"mlflow: {in_one_line(error)} The results are written.")
 
 
 def sync_all(layout: Layout, folders: list[Path], *, params: Params, rows_of_run: Rows) -> None:
     """Send what MLflow lacks of some runs, or of all of the profile, and say what that was.
 
     Raises:
-        TrackingError: the store cannot be written, or a folder is no run's; or a run's record
-            cannot be read, when all others are sent.
+        TrackingError: the store cannot be written, or a folder is no run's; or one of the runs
+            cannot be read or written, when all others are sent.
     """
     runs = [_run_in(folder) for folder in folders] or _all_runs(layout)
     store = Store(Path())
     problems: list[TrackingError] = []
+    had = 0
     for run in runs:
         known: dict[str, Any] = {}
         if run.experiment in params.experiments and run.layout.profile == params.profile:
             config = params.resolve(run.experiment, run.seed)
             known["tables"] = rows_of_run(config, params)
-        with _alone(run):
-            try:
-                record = read_run(run, **known)
-            except TrackingError as error:
-                problems.append(error)
-                continue
-            sent = store.send(record)
-        news = [f"{sent.metrics} metrics"] * bool(sent.metrics) + sent.artifacts
-        what = sent.note or ", ".join(news) or "nothing new"
-        say(f"{run.name}: {what}{' (a new run)' if sent.is_new else ''}")
-    say(f"{store}: has {len(runs) - len(problems)} of {len(runs)} runs of {layout.profile}")
+        try:
+            done = sync(store, run, **known)
+        except StoreError:
+            raise
+        except TrackingError as error:
+            say(f"{run.name}: not all of it was sent: {error}")
+            problems.append(error)
+            continue
+        for record, sent in done:
+            _say(record, sent)
+        had += all(sent.is_had for _, sent in done)
+    say(f"{store}: has {had} of {len(runs)} runs of {layout.profile}")
     if problems:
         raise problems[0]
+
+
+def _say(record: RunRecord, sent: Sent) -> None:
+    news = [f"{sent.metrics} metrics"] * bool(sent.metrics) + sent.artifacts
+    what = sent.note or ", ".join(news) or "nothing new"
+    name = record.name + ", results from elsewhere" * record.is_of_results
+    say(f"{name}: {what}{' (a new run)' if sent.is_new else ''}")
+    if record.unsent:
+        say(f"{name}: {record.unsent}")
 
 
 @contextlib.contextmanager

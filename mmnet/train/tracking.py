@@ -15,11 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from filelock import Timeout
-
 from mmnet.code_version import ROOT, code_version
 from mmnet.config import Config
-from mmnet.errors import MMNetError, TrackingError
+from mmnet.errors import MMNetError, Stopped, TrackingError
 from mmnet.files import checksum
 from mmnet.layout import Layout
 from mmnet.progress import say
@@ -32,6 +30,7 @@ from mmnet.train.run_files import (
     read_record,
     write_record,
 )
+from mmnet.train.store_errors import in_one_line
 
 PATIENCE = 20.0
 """Seconds that a finished training waits for the last of it to be sent."""
@@ -51,7 +50,8 @@ def recorded(
 ) -> Iterator[None]:
     """Record the training in the block; what goes wrong with that is said, once, and no more."""
     run = RunFiles(layout, config.experiment, config.seed)
-    problem, recorder = None, None
+    problem: Exception | None = None
+    recorder: Recorder | None = None
     with contextlib.ExitStack() as stack:
         try:
             identity = identity_of(config, table=table, manifest=manifest, weights=weights)
@@ -59,21 +59,29 @@ def recorded(
             stack.enter_context(run.at_work.acquire(timeout=1))
             begin(run, config, identity, tables=tables, device=device)
             recorder = Recorder(run)
-        except (OSError, MMNetError, Timeout) as error:
+        except Exception as error:
             # Mostly what training itself is about to refuse, in better words.
             problem = error
         status: Status = "KILLED"
         try:
             yield
             status = "FINISHED"
+        except Stopped:
+            raise  # saved, and goes on with the same command; its queue grants it seconds
         except Exception:
             status = "FAILED"
             raise
         finally:
             if recorder:
-                recorder.end(status)
+                try:
+                    recorder.end(status)
+                except Exception as error:
+                    problem = error
         if problem:
-            say(f"mlflow: {run.name} is not recorded: {problem} Later: mmnet mlflow-sync.")
+            say(
+                f"mlflow: {run.name} is not recorded: {in_one_line(problem)} Later: mmnet "
+                "mlflow-sync."
+            )
 
 
 def identity_of(
@@ -146,7 +154,7 @@ class Recorder:
         assert self.process.stdin
         self.process.stdin.close()
         if status == "KILLED":
-            return  # the user waits for the prompt; the recorder ends by itself
+            return  # the user waits for the prompt, or a queue; the recorder ends by itself
         try:
             code = self.process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
