@@ -356,6 +356,7 @@ def test_slurm_is_asked_for_what_params_say(clone: Path, tmp_path: Path) -> None
         path=os.pathsep.join([str(folder), str(Path(sys.executable).parent), "/usr/bin", "/bin"]),
     )
     assert result.returncode != 0
+    assert calls.exists(), result.stderr
     (asked,) = calls.read_text().splitlines()
     for option in ("-p long", "-t 99", "--mem 7000", "--gpus=1", "--requeue"):
         assert f" {option} " in asked, asked

@@ -65,9 +65,11 @@ try:
     for table in TABLES:
         check_rows(table, PARAMS)
     given = workflow.global_resources.get("gpu")
+    limit = given.value if given else None  # none of a queue's
     for name in PARAMS.experiments:
         train = PARAMS.resolve(name, PARAMS.seeds[0]).train
-        if given and train.device != "cpu" and train.processes > int(given.value):
+        is_on_gpus = train.device != "cpu" and train.processes > 1
+        if limit is not None and is_on_gpus and train.processes > limit:
             # Snakemake would ask for fewer without a word, and the job take them all the same.
             raise ConfigError(
                 f"params.yaml: {name}: train.processes is {train.processes}, more GPUs than there "
