@@ -1,13 +1,16 @@
-// Make docs/mlflow.png from a finished `make all`: MLflow's view of Table 2's runs.
+// Make docs/mlflow.png from a finished `make table1`: MLflow's view of its runs.
 //
 //   make ui &                                        # and wait for it
 //   cd "$(mktemp -d)" && npm install playwright-core
 //   NODE_PATH=node_modules node .../docs/screenshot_mlflow.js .../docs/mlflow.png
 //
-// CHROMIUM names the browser, PAGE the server. Further paths: their charts, one run.
+// CHROMIUM names the browser, PAGE the server, TABLE another table, RUN the run of the last picture.
+// Further paths: their charts, one run.
 const { chromium } = require("playwright-core");
 
 const page_of = process.env.PAGE || "http://127.0.0.1:5000";
+const table = process.env.TABLE || "table1";
+const one = process.env.RUN || "refcoco_vit_l";
 const [list, charts, run] = process.argv.slice(2);
 
 (async () => {
@@ -26,7 +29,7 @@ const [list, charts, run] = process.argv.slice(2);
   await settle();
   const runs = page.url().split("?")[0];
   const view = async (more) => {
-    await page.goto(`${runs}?viewStateShareKey=table2${more}`);
+    await page.goto(`${runs}?viewStateShareKey=${table}${more}`);
     await page.reload();
     await settle();
   };
@@ -37,7 +40,7 @@ const [list, charts, run] = process.argv.slice(2);
   await view("");
   await page.screenshot({ path: list });
   if (run) {
-    await page.getByText("nq_24 seed 0").first().click();
+    await page.getByText(`${one} seed 0`).first().click();
     await settle();
     await page.screenshot({ path: run });
   }
