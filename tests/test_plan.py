@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 import torch
 from conftest import ROOT, Tiny
-from open_clip.transformer import Transformer
 
 from mmnet.__main__ import main
 from mmnet.config import Params, load_params
@@ -16,7 +15,7 @@ from mmnet.errors import ConfigError
 from mmnet.layout import Layout
 from mmnet.model.build import build_model
 from mmnet.model.describe import Cost, cost, describe
-from mmnet.model.memory import Activations, activations
+from mmnet.model.memory import Activations, activations, recompute
 from mmnet.plan import costed_runs, disk_of, duration, images_bytes, items_of, plan, si
 from mmnet.report.runs import TABLES
 
@@ -80,9 +79,7 @@ def test_activations_are_those_that_autograd_keeps(tiny: Tiny, changes: dict[str
     train = tiny.config.train.model_copy(update=changes)
     config = tiny.config.model_copy(update={"train": train})
     model = build_model(config.model, config.tower, weights=None).train()
-    for part in model.modules():
-        if isinstance(part, Transformer):
-            part.grad_checkpointing = config.train.checkpoint_activations
+    recompute(model, config.train.checkpoint_activations)
     weights = {tensor.untyped_storage().data_ptr() for tensor in model.state_dict().values()}
     counted = []
     for items in (1, 3):

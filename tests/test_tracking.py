@@ -23,6 +23,7 @@ import psutil
 import pytest
 import torch
 from conftest import ROOT, TINY, Tiny
+from training_fixtures import fit
 
 from mmnet.__main__ import main
 from mmnet.config import Config, Params, load_params
@@ -180,16 +181,7 @@ def assert_holds(store: Store, run: RunFiles) -> None:
 @pytest.fixture(scope="module")
 def undisturbed(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """What training leaves without MLflow."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    loop.fit(
-        tiny.config,
-        table=tiny.table,
-        images=tiny.images,
-        manifest=tiny.images.with_suffix(".tsv"),
-        weights=None,
-        folder=folder,
-        device=CPU,
-    )
+    folder = fit(tiny, tmp_path_factory.mktemp("undisturbed"))
     return {name: (folder / name).read_bytes() for name in ("checkpoint.pt", "metrics.jsonl")}
 
 

@@ -14,7 +14,7 @@ from mmnet.files import locked
 from mmnet.model import checkpoint
 from mmnet.model.build import build_model
 from mmnet.model.clip import load_clip
-from mmnet.train import loop, step
+from mmnet.train import loop, state, step
 from mmnet.train.loss import mask_loss
 from mmnet.train.pretrain import pretrain
 from mmnet.train.schedule import polynomial_decay
@@ -106,7 +106,7 @@ def test_changed_code_starts_afresh(
     tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     interrupted(tiny, tmp_path, monkeypatch)
-    monkeypatch.setattr(loop, "code_version", lambda module: "another")
+    monkeypatch.setattr(state, "code_version", lambda module: "another")
     fit(tiny, tmp_path)
     assert "is of another code: starting afresh" in capsys.readouterr().err
 

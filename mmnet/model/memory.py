@@ -19,6 +19,13 @@ class Activations(NamedTuple):
     per_item: int
 
 
+def recompute(model: nn.Module, is_on: bool) -> None:
+    """Let the towers' transformer blocks be computed again backwards, or be remembered."""
+    for part in model.modules():
+        if isinstance(part, Transformer):
+            part.grad_checkpointing = is_on
+
+
 def activations(config: Config) -> Activations:
     """Count what autograd would keep of one item and of two, without computing anything."""
     one, two = (_kept(config, items) for items in (1, 2))
@@ -29,9 +36,7 @@ def _kept(config: Config, items: int) -> int:
     model = config.model
     with torch.device("meta"):
         mmnet = build_model(model, config.tower, weights=None).train()
-    for part in mmnet.modules():
-        if isinstance(part, Transformer):
-            part.grad_checkpointing = config.train.checkpoint_activations
+    recompute(mmnet, config.train.checkpoint_activations)
     kept: dict[int, tuple[int, object]] = {}
     # Of the CPU, not meta: attention then chooses what a GPU does, without the N x N matrix.
     with FakeTensorMode():

@@ -11,7 +11,6 @@ from typing import TypeVar
 import torch
 from torch.utils.data import Subset
 
-from mmnet.code_version import code_version
 from mmnet.config import Config
 from mmnet.data.dataset import (
     EvaluationItems,
@@ -25,7 +24,7 @@ from mmnet.data.tokenizer import say_cut
 from mmnet.errors import DataError, Stopped, TrainingError
 from mmnet.evaluate.metrics import score
 from mmnet.evaluate.predict import predict_together
-from mmnet.files import checksum, locked
+from mmnet.files import locked
 from mmnet.model.build import build_model
 from mmnet.processes import joined
 from mmnet.progress import say, track
@@ -34,6 +33,7 @@ from mmnet.train.signals import Interruption, listening
 from mmnet.train.state import (
     Run,
     finish,
+    identity_of,
     is_finished,
     publish,
     resumable,
@@ -73,13 +73,7 @@ def fit(
         items = training_items(config, table, images)
         val = evaluation_items(config, table, images, splits=["val"])
         _check_fits(config, items, val)
-        identity = {
-            "config": config.identity(),
-            "table": checksum(table),
-            "images": checksum(manifest),
-            "weights": checksum(weights) if weights else None,
-            "code": code_version(__name__),
-        }
+        identity = identity_of(config, table=table, manifest=manifest, weights=weights)
         # The first process looks, once the lock is its own: the others see what it saw.
         if world.first(world.is_first and is_finished(work, identity)):
             say(f"{folder}: this very run is finished; published again")

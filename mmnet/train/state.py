@@ -13,8 +13,10 @@ from typing import Any
 
 import torch
 
+from mmnet.code_version import code_version
+from mmnet.config import Config
 from mmnet.errors import CheckpointError
-from mmnet.files import atomic_path, atomic_write
+from mmnet.files import atomic_path, atomic_write, checksum
 from mmnet.model import checkpoint
 from mmnet.model.mmnet import MMNet
 from mmnet.progress import say
@@ -44,6 +46,19 @@ class Run:
     @property
     def best(self) -> float:
         return max((line["val"]["mIoU"] for line in self.history), default=-1.0)
+
+
+def identity_of(
+    config: Config, *, table: Path, manifest: Path, weights: Path | None
+) -> dict[str, Any]:
+    """Return what decides whether two runs are the same: values, data, weights and code."""
+    return {
+        "config": config.identity(),
+        "table": checksum(table),
+        "images": checksum(manifest),
+        "weights": checksum(weights) if weights else None,
+        "code": code_version("mmnet.train.loop"),
+    }
 
 
 def save_best(run: Run, work: Path, identity: dict[str, Any]) -> None:

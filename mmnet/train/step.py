@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from open_clip.transformer import Transformer
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -16,6 +15,7 @@ from mmnet.config import Config, TrainConfig, part_size
 from mmnet.data.dataset import Item
 from mmnet.data.transforms import normalise
 from mmnet.errors import ConfigError, TrainingError
+from mmnet.model.memory import recompute
 from mmnet.model.mmnet import MMNet
 from mmnet.processes import World
 from mmnet.progress import readable, say
@@ -75,9 +75,7 @@ class Stepper:
             f"{config.train.accumulate} part(s) x {self.part_size} items, on {device}, in "
             f"{str(self.dtype or torch.float32).removeprefix('torch.')}"
         )
-        for part in run.model.modules():
-            if isinstance(part, Transformer):
-                part.grad_checkpointing = config.train.checkpoint_activations
+        recompute(run.model, config.train.checkpoint_activations)
         forward: nn.Module = run.model
         if world.size > 1 and device.type == "cuda":
             forward = nn.SyncBatchNorm.convert_sync_batchnorm(forward)

@@ -15,10 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mmnet.code_version import ROOT, code_version
+from mmnet.code_version import ROOT
 from mmnet.config import Config
 from mmnet.errors import MMNetError, Stopped, TrackingError
-from mmnet.files import checksum
 from mmnet.layout import Layout
 from mmnet.progress import say
 from mmnet.train.provenance import describe_device, packages, revision
@@ -30,6 +29,7 @@ from mmnet.train.run_files import (
     read_record,
     write_record,
 )
+from mmnet.train.state import identity_of
 from mmnet.train.store_errors import in_one_line
 
 PATIENCE = 20.0
@@ -82,19 +82,6 @@ def recorded(
                 f"mlflow: {run.name} is not recorded: {in_one_line(problem)} Later: mmnet "
                 "mlflow-sync."
             )
-
-
-def identity_of(
-    config: Config, *, table: Path, manifest: Path, weights: Path | None
-) -> dict[str, Any]:
-    """Return what decides, in train/loop.py too, whether two runs are the same."""
-    return {
-        "config": config.identity(),
-        "table": checksum(table),
-        "images": checksum(manifest),
-        "weights": checksum(weights) if weights else None,
-        "code": code_version("mmnet.train.loop"),
-    }
 
 
 def begin(
