@@ -8,7 +8,7 @@ from typing import Any
 
 from mmnet import commands, data_commands
 from mmnet.errors import MMNetError, Stopped
-from mmnet.progress import FIRST
+from mmnet.progress import FIRST, tell
 from mmnet.report.runs import TABLES
 
 
@@ -19,12 +19,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return command(parsed) or 0
     except MMNetError as error:
-        # All processes of a run stop together; one says so.
+        # All processes of a run stop together, whoever started them.
         if FIRST or not isinstance(error, Stopped):
-            print(f"mmnet: {error}", file=sys.stderr)
+            tell(str(error))
         return error.exit_code
     except KeyboardInterrupt:
-        print("mmnet: interrupted; run the same command again to go on.", file=sys.stderr)
+        tell("interrupted; run the same command again to go on.")
         return 130
 
 

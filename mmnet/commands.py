@@ -22,7 +22,7 @@ from mmnet.config import (
     TrainConfig,
     load_params,
 )
-from mmnet.errors import ConfigError
+from mmnet.errors import ConfigError, TrainingError
 from mmnet.layout import RESULTS, Layout
 from mmnet.progress import FIRST
 from mmnet.report.runs import TABLES, rows_of_run, runs_of
@@ -63,10 +63,25 @@ def _cards(name: str, count: int) -> contextlib.AbstractContextManager[Any]:
 
 @contextlib.contextmanager
 def _device(name: str | None, config: TrainConfig | PretrainConfig) -> Iterator[Any]:
-    """Where to compute."""
+    """Where to compute.
+
+    Raises:
+        ConfigError: there is no such device.
+        TrainingError: its memory does not suffice.
+    """
+    import torch
+
     name = name or config.device
     with _cards(name, 1):
-        yield _prepared(name, config)
+        device = _prepared(name, config)
+        try:
+            yield device
+        except torch.OutOfMemoryError as error:
+            reason = str(error).splitlines()[0][:120]
+            raise TrainingError(
+                f"{device} has too little memory free ({reason}). Name another --device, or wait "
+                "until its other users are done."
+            ) from None
 
 
 def _prepared(name: str, config: TrainConfig | PretrainConfig) -> Any:

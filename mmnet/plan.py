@@ -29,8 +29,6 @@ BYTES_PER_REF = 1_000
 """In a procedural archive."""
 BYTES_PER_PIXEL = 0.5
 TRAIN2014_IMAGES = 82_783
-OPENAI_BYTES = 2.3
-"""Of a parameter: fp16, and the code around it."""
 
 HEADS = (
     *("experiment", "tables", "dataset", "tower", "without", "N_q", "epochs", "items"),
@@ -197,8 +195,9 @@ def disk_of(runs: list[Run], params: Params, layout: Layout) -> dict[str, float]
     weights = 0.0
     for tower, run in towers.items():
         path = layout.weights(tower, run.config.tower)
-        each = OPENAI_BYTES if run.config.tower.pretrained == "openai" else 4
-        weights += _size(path, each * run.cost.clip_parameters) if path else 0
+        is_openai = run.config.tower.pretrained == "openai"
+        pinned = profile.weights[tower].bytes if is_openai else None
+        weights += _size(path, pinned or 4 * run.cost.clip_parameters) if path else 0
     largest = max(run.checkpoint for run in runs)
     return {
         "archives": archives,

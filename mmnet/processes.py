@@ -5,10 +5,12 @@ torchrun starts them, `mmnet train` calls torchrun where params.yaml asks for mo
 
 import contextlib
 import ctypes
+import logging
 import os
 import re
 import signal
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, TypeVar, cast
 
@@ -16,6 +18,7 @@ import torch
 import torch.distributed as dist
 
 from mmnet.errors import MMNetError
+from mmnet.progress import TOLD, tell
 
 T = TypeVar("T")
 
@@ -125,11 +128,20 @@ def launch(processes: int, *, threads: int) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     arguments = ["--standalone", "--nproc-per-node", str(processes)]
     arguments += ["--signals-to-handle", SIGNALS, "--shutdown-timeout", str(SECONDS_TO_SAVE)]
-    try:
-        run.main([*arguments, "-m", "mmnet", *sys.argv[1:]])
-    except ChildFailedError as error:  # they have said why
-        code = error.get_first_failure()[1].exitcode
-        return code if code >= 0 else 128 - code  # killed by a signal, as shells count
-    except SignalException as error:
-        return 128 + error.sigval
+    logging.disable()  # torchrun's lines on what the processes say themselves
+    with tempfile.TemporaryDirectory() as told:
+        os.environ[TOLD] = told
+        try:
+            run.run(run.parse_args([*arguments, "-m", "mmnet", *sys.argv[1:]]))
+        except ChildFailedError as error:
+            rank, failure = error.get_first_failure()
+            if failure.exitcode >= 0:
+                return failure.exitcode
+            tell(
+                f"process {rank + 1} of {processes} was ended by {failure.signal_name()}. "
+                "The same command goes on from the last checkpoint."
+            )
+            return 128 - failure.exitcode  # as shells count
+        except SignalException as error:
+            return 128 + error.sigval
     return 0

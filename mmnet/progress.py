@@ -1,9 +1,11 @@
 """Progress of long work: a bar on a terminal, a plain line now and then in a log."""
 
+import hashlib
 import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -12,9 +14,10 @@ T = TypeVar("T")
 
 LINE_EVERY = 10.0  # seconds
 
-
 FIRST = os.environ.get("RANK", "0") == "0"
 """Of several processes, one speaks for all."""
+TOLD = "MMNET_TOLD"
+"""A folder with an empty file for each mistake that one of them has told."""
 
 
 def say(message: str) -> None:
@@ -23,6 +26,16 @@ def say(message: str) -> None:
         return
     tqdm.write(message, file=sys.stderr)
     sys.stderr.flush()
+
+
+def tell(mistake: str) -> None:
+    """Write why a command ends; of a run's processes, the first to come upon it does."""
+    if folder := os.environ.get(TOLD):
+        try:
+            (Path(folder) / hashlib.sha256(mistake.encode()).hexdigest()).touch(exist_ok=False)
+        except FileExistsError:
+            return
+    print(f"mmnet: {mistake}", file=sys.stderr)
 
 
 def readable(count: float) -> str:

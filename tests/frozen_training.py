@@ -1,16 +1,21 @@
 """Train with frozen batch statistics, under torchrun: the CPU has no synchronised BatchNorm.
 
-Usage: torchrun --nproc-per-node 2 frozen_training.py CONFIG TABLE IMAGES FOLDER
+Usage: torchrun --nproc-per-node 2 frozen_training.py CONFIG TABLE IMAGES FOLDER [STEPS]
+After so many STEPS a queue signals one of the processes, and not the first.
 """
 
+import os
+import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from mmnet.config import Config
 from mmnet.train.loop import fit
+from mmnet.train.step import Stepper
 
 
 def frozen(self: torch.nn.BatchNorm2d, x: torch.Tensor) -> torch.Tensor:
@@ -18,9 +23,19 @@ def frozen(self: torch.nn.BatchNorm2d, x: torch.Tensor) -> torch.Tensor:
     return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias)
 
 
+def signalled(self: Stepper, *arguments: Any, **keywords: Any) -> float:
+    loss = step(self, *arguments, **keywords)
+    if self.world.rank == 1 and keywords["step"] + 1 == int(steps[0]):
+        os.kill(os.getpid(), signal.SIGUSR1)
+    return loss
+
+
 if __name__ == "__main__":
-    config, table, images, folder = sys.argv[1:]
+    config, table, images, folder, *steps = sys.argv[1:]
     torch.nn.BatchNorm2d.forward = frozen
+    step = Stepper.step
+    if steps:
+        Stepper.step = signalled
     fit(
         Config.model_validate_json(config),
         table=Path(table),

@@ -146,6 +146,26 @@ def test_signal_while_evaluating_loses_no_step(
     assert_same(fit(tiny, tmp_path), undisturbed)
 
 
+def test_run_killed_before_its_best_model_was_written_writes_it(
+    tiny: Any, tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    best = checkpoint.load(undisturbed / "checkpoint.pt")["epoch"]
+    original = state.save_best
+
+    def broken_at_the_best(run: state.Run, *arguments: Any) -> None:
+        if run.epoch == best:
+            break_off()
+        original(run, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "save_best", broken_at_the_best)
+        with pytest.raises(KeyboardInterrupt):
+            fit(tiny, tmp_path)
+    # That epoch is not taken again: on a GPU it might end with other bits.
+    assert checkpoint.load(tmp_path / "work" / "last.pt")["losses"] == []
+    assert_same(fit(tiny, tmp_path), undisturbed)
+
+
 def test_truncated_checkpoint_falls_back_to_the_one_before_and_says_so(
     tiny: Any,
     tmp_path: Path,

@@ -134,7 +134,7 @@ def test_disk_is_that_of_archives_images_towers_and_checkpoints(cheap: list[Any]
     assert disk["archives"] == 53993993 + 45613210 + 56712951 + 13510573713
     # G-Ref's 25,799 images, of 82,783.
     assert disk["images"] == pytest.approx(13510573713 * 25799 / 82783)
-    assert disk["CLIP towers"] == pytest.approx(2 * 2.3 * 600_000)
+    assert disk["CLIP towers"] == 350837078 + 932768134
     # Six experiments, two seeds, four bytes.
     assert disk["finished runs"] == 6 * 2 * 4_000_000
     assert disk["more while one trains, at most"] == 9 * 4_000_000

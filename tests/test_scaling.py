@@ -1,7 +1,9 @@
 """Many processes, parts of batches, other precisions: the result that plain training gives."""
 
 import json
+import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,8 +15,10 @@ import frozen_training
 import pandas as pd
 import pytest
 import torch
+import torch.distributed.run
 import yaml
 from torch import Tensor, nn
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from training_fixtures import CPU, fit, with_train
 
 from mmnet import commands, processes
@@ -26,6 +30,7 @@ from mmnet.layout import Layout
 from mmnet.model import checkpoint
 from mmnet.model.build import build_model
 from mmnet.processes import ALONE, World
+from mmnet.progress import TOLD
 from mmnet.train import loop, step
 from mmnet.train.signals import Stop
 
@@ -60,20 +65,40 @@ def test_parts_of_a_batch_give_the_curve_of_the_whole(
     assert_same_curve(curve(fit(tiny, tmp_path, with_train(tiny.config, accumulate=2))), frozen)
 
 
-def test_two_processes_give_the_curve_of_one(tiny: Any, frozen: Any, tmp_path: Path) -> None:
-    arguments = [tiny.config.model_dump_json(), tiny.table, tiny.images, tmp_path]
+def in_two(
+    tiny: Any, config: Config, folder: Path, *steps: str
+) -> subprocess.CompletedProcess[str]:
+    """Train in two processes."""
+    arguments = [config.model_dump_json(), tiny.table, tiny.images, folder, *steps]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    done = subprocess.run(
+    return subprocess.run(
         [*torchrun, "--nproc-per-node", "2", HERE / "frozen_training.py", *arguments],
         env={**os.environ, "PYTHONPATH": str(HERE.parent)},
         capture_output=True,
         text=True,
     )
+
+
+def test_two_processes_give_the_curve_of_one(tiny: Any, frozen: Any, tmp_path: Path) -> None:
+    done = in_two(tiny, tiny.config, tmp_path)
     assert done.returncode == 0, done.stderr
     assert_same_curve(curve(tmp_path), frozen)
     # One speaks for both.
     assert done.stderr.count("a batch of 4 = 2 process(es) x 1 part(s) x 2 items, on cpu") == 1
     assert done.stderr.count("epoch 2/2: loss") == 1
+
+
+def test_two_processes_of_which_one_is_signalled_stop_together_and_go_on_to_the_same_curve(
+    tiny: Any, frozen: Any, tmp_path: Path
+) -> None:
+    config = with_train(tiny.config, accumulate=2)
+    done = in_two(tiny, config, tmp_path, "8")
+    assert "stopped by SIGUSR1 in epoch 2, after 3 of its steps, and saved" in done.stderr
+    done = in_two(tiny, config, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("a batch of 4 = 2 process(es) x 2 part(s) x 1 items, on cpu") == 1
+    assert "going on after epoch 1 and 3 steps, from" in done.stderr
+    assert_same_curve(curve(tmp_path), frozen)
 
 
 @pytest.mark.parametrize(("size", "accumulate"), [(1, 1), (2, 1), (1, 4), (2, 2), (4, 1)])
@@ -349,6 +374,42 @@ def test_an_ended_process_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -
     assert str(caught.value) == (
         "process 2 of 2: the others were not heard ([gloo] Connection closed by peer "
         "[127.0.0.1]:1234). See what they said; the same command goes on from the last checkpoint."
+    )
+
+
+def test_a_mistake_is_told_once_for_all_processes(tmp_path: Path) -> None:
+    shutil.copy(HERE.parent / "params.yaml", tmp_path)
+    command = [sys.executable, "-m", "mmnet", "train", "--experiment", "refcoco_vit_b"]
+    done = subprocess.run(
+        [*command, "--set", "profiles.mini.train.processes=2"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(HERE.parent)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr == (
+        "mmnet: data/mini/refcoco.parquet: not found. Make it first: mmnet prepare refcoco.\n"
+    )
+
+
+def test_a_process_that_was_killed_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def killed(*arguments: Any) -> None:
+        failure = ProcessFailure(local_rank=1, pid=7, exitcode=-9, error_file="")
+        raise ChildFailedError("mmnet", {1: failure})
+
+    monkeypatch.setattr(torch.distributed.run, "run", killed)
+    for variable in ("OMP_NUM_THREADS", TOLD):
+        monkeypatch.setenv(variable, "")  # launch's own processes inherit what it sets
+    try:
+        assert processes.launch(2, threads=1) == 128 + 9
+    finally:
+        logging.disable(logging.NOTSET)
+    assert capsys.readouterr().err == (
+        "mmnet: process 2 of 2 was ended by SIGKILL. The same command goes on from the last "
+        "checkpoint.\n"
     )
 
 

@@ -94,6 +94,12 @@ def fit(
             if world.is_first:
                 save(run, work, identity)
 
+        def keep_best() -> None:
+            if world.is_first and run.is_at_best:
+                save_best(run, work, identity)
+
+        keep_best()  # killed between the two, it would be of another epoch
+
         with listening() as stop:
             stepper = Stepper(run, config, world, device, stop)
 
@@ -109,10 +115,9 @@ def fit(
                     rows = predict_together(run.model, val, config, device=device, shown=watched)
                     if stepper.is_anyone_asked():
                         raise Interruption
-                    if _record(run, score(rows), config, len(items)) and world.is_first:
-                        # First: killed between the two, the epoch's end is done again.
-                        save_best(run, work, identity)
+                    _record(run, score(rows), config, len(items))
                     keep()
+                    keep_best()
             except Interruption:
                 keep()
                 world.first(None)  # torchrun would end the first one's saving with the others
@@ -196,9 +201,8 @@ def _check_fits(config: Config, items: TrainItems, val: EvaluationItems) -> None
     say_cut(f"{config.dataset_name} val", val.tokens, val.num_cut)
 
 
-def _record(run: Run, val: dict[str, float], config: Config, num_items: int) -> bool:
-    """Add the epoch's line to the history; return whether it is the best so far."""
-    better = val["mIoU"] > run.best
+def _record(run: Run, val: dict[str, float], config: Config, num_items: int) -> None:
+    """Add the epoch's line to the history."""
     steps = num_items // config.train.batch_size
     loss = sum(run.losses) / len(run.losses)
     line = {
@@ -212,6 +216,5 @@ def _record(run: Run, val: dict[str, float], config: Config, num_items: int) -> 
     say(
         f"{config.experiment} epoch {run.epoch}/{config.train.epochs}: loss {loss:.4f}, "
         f"val mIoU {100 * val['mIoU']:.2f}, oIoU {100 * val['oIoU']:.2f}, "
-        f"Pr@0.5 {100 * val['Pr@0.5']:.2f}{' (best)' if better else ''}"
+        f"Pr@0.5 {100 * val['Pr@0.5']:.2f}{' (best)' if run.is_at_best else ''}"
     )
-    return better

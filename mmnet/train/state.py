@@ -44,8 +44,10 @@ class Run:
         return len(self.history)
 
     @property
-    def best(self) -> float:
-        return max((line["val"]["mIoU"] for line in self.history), default=-1.0)
+    def is_at_best(self) -> bool:
+        """Whether the model is that of the best epoch, the first of equals."""
+        ious = [line["val"]["mIoU"] for line in self.history]
+        return bool(ious) and not self.losses and ious[-1] > max(ious[:-1], default=-1.0)
 
 
 def identity_of(
