@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeVar, cast
 import torch
 import torch.distributed as dist
 
-from mmnet.errors import MMNetError
+from mmnet.errors import MMNetError, Stopped
 from mmnet.progress import TOLD, tell
 
 T = TypeVar("T")
@@ -114,8 +114,12 @@ def joined(device: torch.device) -> Iterator[World]:
         # Should torchrun be killed outright, its processes save and end: the GPUs are others' then.
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    yield world()
-    # Not after an error: the others may never come to it.
+    try:
+        yield world()
+    except Stopped:
+        dist.destroy_process_group()
+        raise
+    # Not after other errors: the others may never come to it.
     dist.destroy_process_group()
 
 

@@ -4,6 +4,7 @@ Usage: torchrun --nproc-per-node 2 frozen_training.py CONFIG TABLE IMAGES FOLDER
 After so many STEPS a queue signals one of the processes, and not the first.
 """
 
+import gc
 import os
 import signal
 import sys
@@ -11,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
+from torch.nn.parallel import DistributedDataParallel
 
 from mmnet.config import Config
 from mmnet.train.loop import fit
@@ -30,10 +33,18 @@ def signalled(self: Stepper, *arguments: Any, **keywords: Any) -> float:
     return loss
 
 
+def left() -> None:
+    """Leave the group of processes, in which nothing may be at work: it could wait for ever."""
+    assert not any(type(thing) is DistributedDataParallel for thing in gc.get_objects())
+    print("left", file=sys.stderr)
+    leave()
+
+
 if __name__ == "__main__":
     config, table, images, folder, *steps = sys.argv[1:]
     torch.nn.BatchNorm2d.forward = frozen
-    step = Stepper.step
+    step, leave = Stepper.step, dist.destroy_process_group
+    dist.destroy_process_group = left
     if steps:
         Stepper.step = signalled
     fit(

@@ -86,6 +86,7 @@ def test_two_processes_give_the_curve_of_one(tiny: Any, frozen: Any, tmp_path: P
     # One speaks for both.
     assert done.stderr.count("a batch of 4 = 2 process(es) x 1 part(s) x 2 items, on cpu") == 1
     assert done.stderr.count("epoch 2/2: loss") == 1
+    assert done.stderr.count("left\n") == 2
 
 
 def test_two_processes_of_which_one_is_signalled_stop_together_and_go_on_to_the_same_curve(
@@ -94,6 +95,7 @@ def test_two_processes_of_which_one_is_signalled_stop_together_and_go_on_to_the_
     config = with_train(tiny.config, accumulate=2)
     done = in_two(tiny, config, tmp_path, "8")
     assert "stopped by SIGUSR1 in epoch 2, after 3 of its steps, and saved" in done.stderr
+    assert done.stderr.count("left\n") == 2
     done = in_two(tiny, config, tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("a batch of 4 = 2 process(es) x 2 part(s) x 1 items, on cpu") == 1

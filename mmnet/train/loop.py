@@ -100,8 +100,7 @@ def fit(
 
         keep_best()  # killed between the two, it would be of another epoch
 
-        with listening() as stop:
-            stepper = Stepper(run, config, world, device, stop)
+        with listening() as stop, Stepper(run, config, world, device, stop) as stepper:
 
             def watched(batches: Iterable[ImageBatch], count: int) -> Iterable[ImageBatch]:
                 # Of several processes, none may leave while others wait for it.

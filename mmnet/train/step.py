@@ -89,6 +89,14 @@ class Stepper:
             forward = DistributedDataParallel(forward)
         self.forward = forward
 
+    def __enter__(self) -> "Stepper":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        # DDP's C++ must not outlive the group of processes: freed last, with Python's lock held,
+        # it can wait for ever for a thread of gloo's that waits for this lock.
+        self.forward = self.run.model
+
     def items(self, number: int) -> range:
         """Return the numbers of the items that this process takes of a batch, in their order."""
         size = self.config.train.batch_size // self.world.size
