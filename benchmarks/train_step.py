@@ -10,6 +10,7 @@ forward passes an item, against the peak of the device (--peak, dense bf16 TFLOP
 """
 
 import argparse
+import gc
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import torch
 from mmnet.commands import _prepared
 from mmnet.config import Config, load_params
 from mmnet.data.dataset import Item
+from mmnet.errors import TrainingError
 from mmnet.model.build import build_model
 from mmnet.model.describe import cost
 from mmnet.processes import ALONE
@@ -32,7 +34,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "recomputed": {"precision": "amp", "tf32": True, "checkpoint_activations": True},
     "compiled": {"precision": "amp", "tf32": True, "compile": True},
 }
-PEAKS = {"H100": 989.0, "H200": 989.0, "A100": 312.0, "V100": 125.0, "L40": 181.0, "4090": 165.0}
+PEAKS = {"H100": 989.0, "H200": 989.0, "A100": 312.0, "L40": 181.0, "4090": 165.0}
 
 
 def batch_of(config: Config, parts: int) -> list[Item]:
@@ -96,9 +98,12 @@ def main() -> None:
                 seconds, memory = measure(
                     config.model_copy(update={"train": train}), device, arguments.steps
                 )
-            except torch.OutOfMemoryError:
+            except (torch.OutOfMemoryError, TrainingError):  # a step says what to do about it
                 print(f"{backbone:<9} {way:<10}  out of memory", flush=True)
                 continue
+            finally:
+                gc.collect()
+                torch.cuda.empty_cache()
             plain = plain or seconds
             rate = arguments.batch / seconds
             used = f"{100 * flops * rate / peak_flops / 1e12:5.1f}%" if peak_flops else "     -"
@@ -108,8 +113,6 @@ def main() -> None:
                 f"  {plain / seconds:12.2f}",
                 flush=True,
             )
-            if device.type == "cuda":
-                torch.cuda.empty_cache()
 
 
 if __name__ == "__main__":

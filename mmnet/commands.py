@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mmnet.cards import take
+from mmnet.cards import HELD, take
 from mmnet.config import (
     Config,
     Params,
@@ -97,6 +97,11 @@ def _prepared(name: str, config: TrainConfig | PretrainConfig) -> Any:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+        if name == "cpu" and HELD in os.environ:
+            raise ConfigError(
+                f"--device auto: nvidia-smi lists GPUs, and torch {torch.__version__} cannot use "
+                "them. Is the driver too old for it? Update it, or say --device cpu."
+            )
     if name == "cuda" and is_launched():
         name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:

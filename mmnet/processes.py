@@ -5,6 +5,7 @@ torchrun starts them, `mmnet train` calls torchrun where params.yaml asks for mo
 
 import contextlib
 import ctypes
+import datetime
 import logging
 import os
 import re
@@ -113,7 +114,9 @@ def joined(device: torch.device) -> Iterator[World]:
     if sys.platform == "linux":
         # Should torchrun be killed outright, its processes save and end: the GPUs are others' then.
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    # The others wait while the first saves, be it to a slow disk.
+    dist.init_process_group(backend, timeout=datetime.timedelta(minutes=30))
     try:
         yield world()
     except Stopped:

@@ -33,6 +33,12 @@ def signalled(self: Stepper, *arguments: Any, **keywords: Any) -> float:
     return loss
 
 
+def closed(self: Stepper, *error: object) -> None:
+    """After a run's first step sums are as after any other, or it could not be resumed exactly."""
+    assert not self.forward._get_ddp_logging_data()["has_rebuilt_buckets"]
+    close(self, *error)
+
+
 def left() -> None:
     """Leave the group of processes, in which nothing may be at work: it could wait for ever."""
     assert not any(type(thing) is DistributedDataParallel for thing in gc.get_objects())
@@ -43,10 +49,11 @@ def left() -> None:
 if __name__ == "__main__":
     config, table, images, folder, *steps = sys.argv[1:]
     torch.nn.BatchNorm2d.forward = frozen
-    step, leave = Stepper.step, dist.destroy_process_group
+    step, close, leave = Stepper.step, Stepper.__exit__, dist.destroy_process_group
     dist.destroy_process_group = left
     if steps:
         Stepper.step = signalled
+    Stepper.__exit__ = closed
     fit(
         Config.model_validate_json(config),
         table=Path(table),

@@ -29,6 +29,7 @@ from mmnet.evaluate import predict
 from mmnet.layout import Layout
 from mmnet.model import checkpoint
 from mmnet.model.build import build_model
+from mmnet.model.layers import resize, resize_by_products
 from mmnet.processes import ALONE, World
 from mmnet.progress import TOLD
 from mmnet.train import loop, step
@@ -324,6 +325,29 @@ def test_channels_last_is_the_plain_layout(tiny: Any) -> None:
     torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("side", "other"), [(15, 30), (60, 120), (34, 30), (7, 7)])
+def test_resizing_on_a_gpu_is_resizing_on_the_cpu(side: int, other: int) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, side, side, dtype=torch.float64, requires_grad=True)
+    x = x.to(memory_format=torch.channels_last)
+    weight = torch.randn(2, 3, other, other, dtype=torch.float64)
+    results = []
+    for way in (resize, resize_by_products):
+        y = way(x, other)
+        (gradient,) = torch.autograd.grad((y * weight).sum(), x)
+        results.append((y, gradient))
+    for ours, plain in zip(*results, strict=True):
+        torch.testing.assert_close(ours, plain)
+
+
+def test_resizing_to_twice_the_size_keeps_the_digits_of_bf16() -> None:
+    # Weights are exact; only sums are rounded, once by rows and once by columns.
+    x = torch.randn(2, 3, 30, 30).bfloat16()
+    exact = resize(x.double(), 60)
+    error = (resize_by_products(x, 60).double() - exact).abs().max() / exact.abs().max()
+    assert float(error) < 2 * 2**-8
+
+
 def test_tf32_is_what_params_yaml_says(tiny: Any) -> None:
     matmul, conv = torch.backends.cuda.matmul, torch.backends.cudnn.conv
     before = matmul.fp32_precision, conv.fp32_precision
@@ -333,6 +357,30 @@ def test_tf32_is_what_params_yaml_says(tiny: Any) -> None:
             assert (matmul.fp32_precision, conv.fp32_precision) == (precision, precision)
     finally:
         matmul.fp32_precision, conv.fp32_precision = before
+
+
+def test_gpus_that_torch_cannot_use_are_an_error_not_days_on_the_cpu(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MMNET_HELD_CARDS", "GPU-1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=r"nvidia-smi lists GPUs, and torch .* cannot use them"):
+        commands._prepared("auto", tiny.config.train)
+
+
+def test_too_little_memory_on_other_ways_is_told_in_one_line(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "_prepared", lambda name, config: CPU)
+    with (
+        pytest.raises(TrainingError) as caught,
+        commands._device("cpu", tiny.params.active.pretrain),
+    ):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore")
+    assert str(caught.value) == (
+        "cpu has too little memory free (CUDA out of memory. Tried to allocate 2.00 GiB.). Name "
+        "another --device, or wait until its other users are done."
+    )
 
 
 def test_too_little_memory_says_what_to_set(

@@ -272,7 +272,7 @@ def read(
 ) -> Iterator[Any]:
     """Read items in their own order; whole batches only, or, without a size, as they are.
 
-    `pinned` batches are copied to a GPU while it computes.
+    `pinned` batches lie where a GPU copies them from directly.
 
     Raises:
         DataError: an item's image is missing, damaged or of another size, or its reader died.

@@ -120,9 +120,14 @@ def _nearest(length: int, inner: int, start: int, size: int, stride: int) -> tup
     return pixels.clamp(0, length - 1).long(), (pixels >= 0) & (pixels < length)
 
 
+def interpolation(positions: Tensor, grid: int) -> Tensor:
+    """Weights (n, grid) that read a grid linearly at positions, 0 being its first cell's centre."""
+    cells = torch.arange(grid, device=positions.device)
+    return (1 - (positions.clamp(0, grid - 1)[:, None] - cells).abs()).clamp(min=0)
+
+
 def _bilinear(length: int, inner: int, start: int, size: int, grid: int) -> Tensor:
     """Weights (length, grid) that read the grid at each original pixel's centre."""
     centres = torch.arange(length, dtype=torch.float64) + 0.5
     positions = (start + centres * (inner / length)) * (grid / size) - 0.5
-    positions = positions.clamp(0, grid - 1)
-    return (1 - (positions[:, None] - torch.arange(grid)).abs()).clamp(min=0)
+    return interpolation(positions, grid)

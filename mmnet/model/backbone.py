@@ -8,7 +8,7 @@ from open_clip.modified_resnet import AttentionPool2d, ModifiedResNet
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
-from mmnet.model.layers import ReLUConv
+from mmnet.model.layers import ReLUConv, resize
 
 # B batch, C' width of the space CLIP's images share with its texts, C2, C3, C4 channels at
 # strides 8, 16, 32, N4 = H4 * W4 cells at stride 32, g x g patches of a ViT.
@@ -72,12 +72,9 @@ class ViTBackbone(nn.Module):
         super().__init__()
         self.visual = visual
         self.patches = visual.grid_size[0]
-        side, grid = visual.image_size[0], image_size // 16
+        side, self.grid = visual.image_size[0], image_size // 16
         self.fit = (
             nn.Identity() if side == image_size else nn.Upsample((side, side), mode="bilinear")
-        )
-        self.to_grid = (
-            nn.Identity() if self.patches == grid else nn.Upsample((grid, grid), mode="bilinear")
         )
         c2, c3, c4 = channels
         self.m_2 = nn.Sequential(
@@ -91,7 +88,7 @@ class ViTBackbone(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         z, z_bar = self.encode(image)
-        z = self.to_grid(z)  # (B, C', H3, W3)
+        z = resize(z, self.grid)  # (B, C', H3, W3)
         return self.m_2(z), self.m_3(z), self.m_4(z), self.m_g(z_bar)
 
     def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmnet.data.transforms import interpolation
+
 # The paper's sigma is ReLU. Reading: around F W it is Linear + ReLU on vectors, and convolution +
 # BatchNorm + ReLU on maps (as CRIS's code). So each w_* here includes its ReLU, and its bias.
 
@@ -71,3 +73,23 @@ def sine_positions_2d(height: int, width: int, channels: int) -> Tensor:
     y = sine_positions(height, channels // 2)[:, None].expand(-1, width, -1)
     x = sine_positions(width, channels // 2)[None].expand(height, -1, -1)
     return torch.cat([y, x], -1).flatten(0, 1)
+
+
+def resize(x: Tensor, side: int) -> Tensor:
+    """Resize square maps (B, C, H, H) to (B, C, side, side), bilinearly."""
+    if x.shape[-1] == side:
+        return x
+    if x.device.type == "cuda":
+        return resize_by_products(x, side)
+    return F.interpolate(x, (side, side), mode="bilinear")
+
+
+def resize_by_products(x: Tensor, side: int) -> Tensor:
+    """As `resize`. On a GPU, where torch's own, made deterministic, gathers and scatters in fp32.
+
+    To twice the size the weights are multiples of 1/4, exact in bf16 too.
+    """
+    centres = torch.arange(side, dtype=torch.float64, device=x.device) + 0.5
+    positions = centres * (x.shape[-1] / side) - 0.5
+    weights = interpolation(positions, x.shape[-1]).to(x.dtype)  # (side, H)
+    return weights @ x @ weights.T

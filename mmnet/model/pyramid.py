@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmnet.model.layers import ReLUConv, coordinates
+from mmnet.model.layers import ReLUConv, coordinates, resize
 
 # B batch, C width, H3 x W3 grid at stride 16, H4 x W4 at stride 32. Maps are channel-first.
 
@@ -58,4 +58,4 @@ class Pyramid(nn.Module):
 
 def up(x: Tensor) -> Tensor:
     """The paper's Up: bilinear, to twice the size."""
-    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+    return resize(x, 2 * x.shape[-1])

@@ -49,7 +49,7 @@ class Machine:
             return values
         for line in done.stdout.splitlines():
             index, *cells = line.split(", ")
-            for name, cell in zip(GPU.values(), cells, strict=True):
+            for name, cell in zip(GPU.values(), cells, strict=False):
                 try:
                     values[f"gpu_{index}_{name}"] = float(cell)
                 except ValueError:
