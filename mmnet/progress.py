@@ -35,6 +35,8 @@ def tell(mistake: str) -> None:
             (Path(folder) / hashlib.sha256(mistake.encode()).hexdigest()).touch(exist_ok=False)
         except FileExistsError:
             return
+        except OSError:
+            pass  # a folder of days ago that was cleared away: rather twice than not at all
     print(f"mmnet: {mistake}", file=sys.stderr)
 
 

@@ -5,6 +5,7 @@ Usage: killed_training.py CONFIG TABLE IMAGES UNDISTURBED KILLED KILLS
 Each try is a fork, so that none imports PyTorch again.
 """
 
+import contextlib
 import os
 import random
 import signal
@@ -41,6 +42,16 @@ def started(*arguments: object) -> int:
     return pid
 
 
+def wait_for_a_save(last: Path, pid: int) -> None:
+    """Until last.pt is there, or another; or the process has ended."""
+    before = last.stat().st_ino if last.exists() else None
+    while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        with contextlib.suppress(FileNotFoundError):
+            if last.stat().st_ino != before:
+                return
+        time.sleep(0.001)
+
+
 def ended(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
@@ -55,14 +66,15 @@ if __name__ == "__main__":
     training_items(config, table, images)
     start = time.monotonic()
     pid = started(config, table, images, undisturbed)
-    while not (undisturbed / "work" / "last.pt").exists():
-        time.sleep(0.001)
+    wait_for_a_save(undisturbed / "work" / "last.pt", pid)
     first_save = time.monotonic() - start
     assert ended(pid) == 0
     kills = 0
     while kills < int(sys.argv[6]):
         pid = started(config, table, images, killed)
-        time.sleep(random.uniform(0, 1.6 * first_save))
+        if random.random() < 0.5:  # however slow the machine has become
+            wait_for_a_save(killed / "work" / "last.pt", pid)
+        time.sleep(random.uniform(0, first_save))
         os.kill(pid, signal.SIGKILL)
         if ended(pid) == 0:
             sys.exit(f"finished after {kills} kills: train for longer")

@@ -70,7 +70,7 @@ def broken_off(tiny: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, steps: 
 def test_run_killed_at_twenty_moments_ends_with_the_bytes_of_an_undisturbed_one(
     tiny: Any, tmp_path: Path
 ) -> None:
-    config = with_train(tiny.config, epochs=20, save_minutes=0.003)
+    config = with_train(tiny.config, epochs=6, save_minutes=OFTEN)
     folders = [tmp_path / "undisturbed", tmp_path / "killed"]
     arguments = [config.model_dump_json(), tiny.table, tiny.images, *folders, "20"]
     done = subprocess.run(
