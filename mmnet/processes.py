@@ -133,6 +133,8 @@ def launch(processes: int, *, threads: int) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    # DDP would warn that it was to look for unused parameters, and found none.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     arguments = ["--standalone", "--nproc-per-node", str(processes)]
     arguments += ["--signals-to-handle", SIGNALS, "--shutdown-timeout", str(SECONDS_TO_SAVE)]
     logging.disable()  # torchrun's lines on what the processes say themselves

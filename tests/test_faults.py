@@ -166,6 +166,36 @@ def test_run_killed_before_its_best_model_was_written_writes_it(
     assert_same(fit(tiny, tmp_path), undisturbed)
 
 
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+@pytest.mark.parametrize("damage", [remove, cut])
+def test_run_whose_best_model_is_lost_starts_afresh_and_says_so(
+    damage: Callable[[Path], None],
+    tiny: Any,
+    tmp_path: Path,
+    undisturbed: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    best = tmp_path / "work" / "best.pt"
+    broken_off(tiny, tmp_path, monkeypatch, steps=9)
+    damage(best)
+    fit(tiny, tmp_path)
+    assert f"{best}: is not that of epoch 1, the best so far: starting afresh" in (
+        capsys.readouterr().err
+    )
+    assert_same(tmp_path, undisturbed)
+    # Finished, it cannot be published again either.
+    damage(best)
+    assert_same(fit(tiny, tmp_path), undisturbed)
+
+
 def test_truncated_checkpoint_falls_back_to_the_one_before_and_says_so(
     tiny: Any,
     tmp_path: Path,

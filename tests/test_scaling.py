@@ -445,7 +445,7 @@ def test_a_process_that_was_killed_is_told(
         raise ChildFailedError("mmnet", {1: failure})
 
     monkeypatch.setattr(torch.distributed.run, "run", killed)
-    for variable in ("OMP_NUM_THREADS", TOLD):
+    for variable in ("OMP_NUM_THREADS", "TORCH_CPP_LOG_LEVEL", TOLD):
         monkeypatch.setenv(variable, "")  # launch's own processes inherit what it sets
     try:
         assert processes.launch(2, threads=1) == 128 + 9
@@ -485,6 +485,7 @@ def test_the_command_calls_torchrun_and_a_stopped_run_goes_on_with_fewer_process
     assert "a batch of 4 = 2 process(es) x 1 part(s) x 2 items" in said
     assert said.count("refcoco_vit_b: stopped by SIGTERM in epoch") == 1
     assert "Traceback" not in said
+    assert "Warning" not in said
     state = checkpoint.load(run / "work" / "last.pt")
     one = subprocess.Popen(command, **how, stderr=subprocess.PIPE)
     with one as process:

@@ -45,9 +45,13 @@ class Run:
 
     @property
     def is_at_best(self) -> bool:
-        """Whether the model is that of the best epoch, the first of equals."""
-        ious = [line["val"]["mIoU"] for line in self.history]
-        return bool(ious) and not self.losses and ious[-1] > max(ious[:-1], default=-1.0)
+        """Whether the model is that of the best epoch."""
+        return not self.losses and 0 < best_epoch(self.history) == self.epoch
+
+
+def best_epoch(history: list[dict[str, Any]]) -> int:
+    """Return the epoch of the best val mIoU, the first of equals; 0 before the first."""
+    return max(history, key=lambda line: line["val"]["mIoU"], default={"epoch": 0})["epoch"]
 
 
 def identity_of(
@@ -97,6 +101,11 @@ def resumable(work: Path, identity: dict[str, Any]) -> Path | None:
         if changed:
             say(f"{path}: is of another {' and '.join(changed)}: starting afresh")
             return None
+        best, epochs = best_epoch(content["history"]), len(content["history"])
+        has_best = best == epochs and not content["losses"]
+        if not has_best and _epoch_saved(work / "best.pt", identity) < best:
+            say(f"{work}/best.pt: is not that of epoch {best}, the best so far: starting afresh")
+            return None
         return path
     if any((work / name).exists() for name in ("last.pt", "previous.pt")):
         say(f"{work}: no whole checkpoint. Starting afresh.")
@@ -117,9 +126,11 @@ def resume(run: Run, path: Path) -> None:
 
 def is_finished(work: Path, identity: dict[str, Any]) -> bool:
     try:
-        return bool(json.loads((work / "finished.json").read_text()) == identity)
+        is_same = json.loads((work / "finished.json").read_text()) == identity
+        history = [*map(json.loads, (work / "metrics.jsonl").read_text().splitlines())]
     except (FileNotFoundError, ValueError):
         return False
+    return is_same and _epoch_saved(work / "best.pt", identity) == best_epoch(history) > 0
 
 
 def finish(work: Path, identity: dict[str, Any]) -> None:
@@ -139,6 +150,15 @@ def publish(work: Path, folder: Path) -> None:
             except OSError:
                 shutil.copyfile(work / kept, path)
             path.touch()  # as new as what it was made from, however old the run is
+
+
+def _epoch_saved(best: Path, identity: dict[str, Any]) -> int:
+    """Return the epoch of best.pt's model; 0 where it is not whole, or another run's."""
+    try:
+        content = checkpoint.load(best)
+    except CheckpointError:
+        return 0
+    return content["epoch"] if identity.items() <= content.items() else 0
 
 
 def _lines(history: list[dict[str, Any]]) -> Iterator[str]:

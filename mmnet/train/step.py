@@ -86,10 +86,9 @@ class Stepper:
         if world.size > 1:
             # The strides of a 1x1 kernel are nobody's: what DDP warns of costs nothing.
             warnings.filterwarnings("ignore", message="Grad strides do not match")
-            # All are used. But otherwise DDP would lay its buckets anew after its first step, and
-            # of three processes or more add up in another order: a resumed run would not be the
-            # same run.
-            warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
+            # None is unused. But otherwise DDP would lay its buckets anew after its first step,
+            # and of three processes or more add up in another order: a resumed run would not be
+            # the same run.
             forward = DistributedDataParallel(forward, find_unused_parameters=True)
         self.forward = forward
 
