@@ -1,19 +1,26 @@
 """The command line: what it takes. (commands.py and data_commands.py do it.)"""
 
 import argparse
+import ctypes
+import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from mmnet import commands, data_commands
-from mmnet.errors import MMNetError, Stopped
+from mmnet.errors import MMNetError, Stopped, UnheardError
 from mmnet.progress import FIRST, tell
 from mmnet.report.runs import TABLES
+
+PR_SET_PDEATHSIG = 1
+"""Of Linux's prctl: the signal for when the parent is gone."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return its exit code."""
+    _end_with_torchrun()
     parsed = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int | None] = parsed.run
     try:
@@ -21,11 +28,20 @@ def main(arguments: list[str] | None = None) -> int:
     except MMNetError as error:
         # All processes of a run stop together, whoever started them.
         if FIRST or not isinstance(error, Stopped):
-            tell(str(error))
+            tell(str(error), is_unheard=isinstance(error, UnheardError))
         return error.exit_code
     except KeyboardInterrupt:
         tell("interrupted; run the same command again to go on.")
         return 130
+
+
+def _end_with_torchrun() -> None:
+    """Have SIGTERM sent when torchrun is killed outright: its GPUs are others' then."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ or sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() == 1:  # it already was
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -27,6 +27,10 @@ class TrainingError(MMNetError):
     """A run that cannot go on, such as one whose loss is not finite."""
 
 
+class UnheardError(MMNetError):
+    """Another process of a run ended while this one waited for it: the cause is that one's."""
+
+
 class LedgerError(MMNetError):
     """Files that are not those of dvc.lock, or that cannot be recorded."""
 

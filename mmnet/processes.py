@@ -4,7 +4,6 @@ torchrun starts them, `mmnet train` calls torchrun where params.yaml asks for mo
 """
 
 import contextlib
-import ctypes
 import datetime
 import logging
 import os
@@ -13,13 +12,15 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
+from pathlib import Path
+from signal import SIGTERM
 from typing import NamedTuple, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 
-from mmnet.errors import MMNetError, Stopped
-from mmnet.progress import TOLD, tell
+from mmnet.errors import Stopped, UnheardError
+from mmnet.progress import TOLD, UNHEARD, tell
 
 T = TypeVar("T")
 
@@ -28,8 +29,6 @@ SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
 SECONDS_TO_SAVE = 300
 THEIRS = re.compile(r"gloo|NCCL|[Cc]onnection (closed|reset|refused)|Broken pipe")
 """Words of errors that come of another process's end."""
-PR_SET_PDEATHSIG = 1
-"""Of Linux's prctl: the signal for when the parent is gone."""
 
 
 class World(NamedTuple):
@@ -86,7 +85,7 @@ class World(NamedTuple):
             if self.size == 1 or not is_theirs:
                 raise
             line = str(error).strip().splitlines()[0][:160]
-            raise MMNetError(
+            raise UnheardError(
                 f"process {self.rank + 1} of {self.size}: the others were not heard ({line}). "
                 "See what they said; the same command goes on from the last checkpoint."
             ) from None
@@ -111,9 +110,6 @@ def joined(device: torch.device) -> Iterator[World]:
     if not is_launched():
         yield ALONE
         return
-    if sys.platform == "linux":
-        # Should torchrun be killed outright, its processes save and end: the GPUs are others' then.
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     backend = "nccl" if device.type == "cuda" else "gloo"
     # The others wait while the first saves, be it to a slow disk.
     dist.init_process_group(backend, timeout=datetime.timedelta(minutes=30))
@@ -143,14 +139,25 @@ def launch(processes: int, *, threads: int) -> int:
         try:
             run.run(run.parse_args([*arguments, "-m", "mmnet", *sys.argv[1:]]))
         except ChildFailedError as error:
-            rank, failure = error.get_first_failure()
-            if failure.exitcode >= 0:
-                return failure.exitcode
-            tell(
-                f"process {rank + 1} of {processes} was ended by {failure.signal_name()}. "
-                "The same command goes on from the last checkpoint."
-            )
-            return 128 - failure.exitcode  # as shells count
+            codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
+            return _tell_cause(codes, Path(told), processes)
         except SignalException as error:
             return 128 + error.sigval
     return 0
+
+
+def _tell_cause(codes: dict[int, int], told: Path, processes: int) -> int:
+    """Say why processes failed, by their exit codes, if none of them has; return one of these."""
+    own = [code for code in codes.values() if code > 0]
+    # Those that torchrun ended with SIGTERM came after the one that it ended them for.
+    killed = [rank for rank, code in codes.items() if code < 0 and not (own and code == -SIGTERM)]
+    is_told = any(path.name != UNHEARD for path in told.iterdir())
+    if killed and not is_told:
+        name = signal.Signals(-codes[killed[0]]).name
+        tell(
+            f"process {killed[0] + 1} of {processes} was ended by {name}. The same command goes on."
+        )
+        return 128 - codes[killed[0]]  # as shells count
+    if (told / UNHEARD).exists() and not is_told:
+        tell((told / UNHEARD).read_text())
+    return own[0] if own else 128 + SIGTERM

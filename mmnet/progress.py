@@ -18,6 +18,8 @@ FIRST = os.environ.get("RANK", "0") == "0"
 """Of several processes, one speaks for all."""
 TOLD = "MMNET_TOLD"
 """A folder with an empty file for each mistake that one of them has told."""
+UNHEARD = "unheard"
+"""The file in it of a mistake that others' most likely caused: told if nothing else is."""
 
 
 def say(message: str) -> None:
@@ -28,9 +30,12 @@ def say(message: str) -> None:
     sys.stderr.flush()
 
 
-def tell(mistake: str) -> None:
+def tell(mistake: str, *, is_unheard: bool = False) -> None:
     """Write why a command ends; of a run's processes, the first to come upon it does."""
     if folder := os.environ.get(TOLD):
+        if is_unheard:
+            (Path(folder) / UNHEARD).write_text(mistake)
+            return
         try:
             (Path(folder) / hashlib.sha256(mistake.encode()).hexdigest()).touch(exist_ok=False)
         except FileExistsError:

@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import Dataset
 from training_fixtures import CPU, fit, with_train
 
-from mmnet.data.dataset import read, training_items
+from mmnet.data.dataset import evaluation_items, read, training_items
 from mmnet.errors import CheckpointError, DataError, MMNetError, Stopped, TrainingError
 from mmnet.files import checksum
 from mmnet.model import checkpoint
@@ -174,7 +174,14 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:1000])
 
 
-@pytest.mark.parametrize("damage", [remove, cut])
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 64] = bytes(255 - byte for byte in content[middle : middle + 64])
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [remove, cut, flip])
 def test_run_whose_best_model_is_lost_starts_afresh_and_says_so(
     damage: Callable[[Path], None],
     tiny: Any,
@@ -196,7 +203,9 @@ def test_run_whose_best_model_is_lost_starts_afresh_and_says_so(
     assert_same(fit(tiny, tmp_path), undisturbed)
 
 
-def test_truncated_checkpoint_falls_back_to_the_one_before_and_says_so(
+@pytest.mark.parametrize("damage", [cut, flip])
+def test_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(
+    damage: Callable[[Path], None],
     tiny: Any,
     tmp_path: Path,
     undisturbed: Path,
@@ -205,7 +214,7 @@ def test_truncated_checkpoint_falls_back_to_the_one_before_and_says_so(
 ) -> None:
     broken_off(tiny, tmp_path, monkeypatch, steps=4)
     last = tmp_path / "work" / "last.pt"
-    last.write_bytes(last.read_bytes()[:1000])
+    damage(last)
     capsys.readouterr()
     fit(tiny, tmp_path)
     said = capsys.readouterr().err
@@ -357,6 +366,33 @@ def test_too_little_memory_for_evaluating_says_what_to_lower(
         TrainingError, match=r"evaluating 8 sentences .* Lower evaluate\.batch_size"
     ):
         fit(tiny, tmp_path)
+
+
+def test_missing_image_in_evaluation_is_named_and_its_readers_end(
+    tiny: Any, tmp_path: Path
+) -> None:
+    items = evaluation_items(tiny.config, tiny.table, tiny.images, splits=["val"])
+    image = items.paths(0)[0]
+    content = image.read_bytes()
+    image.unlink()
+    before = readers()
+    try:
+        with pytest.raises(DataError, match=rf"{image}: image not found") as caught:
+            fit(tiny, tmp_path, with_train(tiny.config, workers=2))
+        # They leave SIGTERM alone: multiprocessing would wait for them for ever.
+        assert caught
+        assert readers() == before
+    finally:
+        image.write_bytes(content)
+
+
+def test_pieces_that_a_killed_run_was_writing_are_cleared_away(tiny: Any, tmp_path: Path) -> None:
+    pieces = [tmp_path / "work" / ".last.pt.1.tmp", tmp_path / ".checkpoint.pt.2.tmp"]
+    for piece in pieces:
+        piece.parent.mkdir(exist_ok=True)
+        piece.write_bytes(b"half")
+    fit(tiny, tmp_path)
+    assert not any(piece.exists() for piece in pieces)
 
 
 def test_unreadable_image_in_training_is_named(

@@ -24,14 +24,14 @@ from training_fixtures import CPU, fit, with_train
 from mmnet import commands, processes
 from mmnet.config import Config, part_size
 from mmnet.data.dataset import evaluation_items, training_items
-from mmnet.errors import ConfigError, TrainingError
+from mmnet.errors import ConfigError, TrainingError, UnheardError
 from mmnet.evaluate import predict
 from mmnet.layout import Layout
 from mmnet.model import checkpoint
 from mmnet.model.build import build_model
 from mmnet.model.layers import resize, resize_by_products
 from mmnet.processes import ALONE, World
-from mmnet.progress import TOLD
+from mmnet.progress import TOLD, UNHEARD
 from mmnet.train import loop, step
 from mmnet.train.signals import Stop
 
@@ -413,7 +413,7 @@ def test_an_ended_process_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -
         raise RuntimeError("[gloo] Connection closed by peer [127.0.0.1]:1234\nC++ stack")
 
     monkeypatch.setattr(processes.dist, "all_reduce", broken)
-    with pytest.raises(processes.MMNetError) as caught:
+    with pytest.raises(UnheardError) as caught:
         World(1, 2).mean([1.0], CPU)
     assert str(caught.value) == (
         "process 2 of 2: the others were not heard ([gloo] Connection closed by peer "
@@ -452,9 +452,35 @@ def test_a_process_that_was_killed_is_told(
     finally:
         logging.disable(logging.NOTSET)
     assert capsys.readouterr().err == (
-        "mmnet: process 2 of 2 was ended by SIGKILL. The same command goes on from the last "
-        "checkpoint.\n"
+        "mmnet: process 2 of 2 was ended by SIGKILL. The same command goes on.\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("codes", "told", "code", "said"),
+    [
+        ({0: 1, 1: 1}, ["a mistake", UNHEARD], 1, ""),
+        ({0: 1, 1: -9}, [UNHEARD], 137, "mmnet: process 2 of 2 was ended by SIGKILL."),
+        ({0: 1, 1: -15}, ["a mistake"], 1, ""),
+        ({0: 1, 1: -15}, [], 1, ""),  # a traceback
+        ({0: 1, 1: 1}, [UNHEARD], 1, "mmnet: the others were not heard"),
+        ({1: -15}, [], 143, "mmnet: process 2 of 2 was ended by SIGTERM."),
+    ],
+)
+def test_what_ended_a_process_is_told_and_not_what_followed(
+    codes: dict[int, int],
+    told: list[str],
+    code: int,
+    said: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in told:
+        (tmp_path / name).write_text("the others were not heard")
+    assert processes._tell_cause(codes, tmp_path, 2) == code
+    err = capsys.readouterr().err
+    assert err.startswith(said)
+    assert err.count("\n") == bool(said)
 
 
 def test_the_command_calls_torchrun_and_a_stopped_run_goes_on_with_fewer_processes(

@@ -5,7 +5,7 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -239,13 +239,6 @@ class _Watched(Dataset[Any]):
             self.at[worker.id] = torch.tensor([os.getpid(), index])
         return self.items[index]
 
-    def kill_readers(self) -> None:
-        """End those that wait for what the dead one held; SIGTERM they leave alone."""
-        pids = set(self.at[:, 0].tolist())
-        for process in multiprocessing.active_children():
-            if process.pid in pids:
-                process.kill()
-
     def files_of_dead(self, message: str) -> str:
         """Return the images that the processes named in a message were at."""
         pids = {int(number) for number in re.findall(r"\d+", message)}
@@ -269,8 +262,10 @@ def _paths(items: Any, index: int) -> list[Path]:
 
 def read(
     items: Dataset[Any], *, batch_size: int | None, workers: int, pinned: bool = False
-) -> Iterator[Any]:
+) -> Generator[Any, None, None]:
     """Read items in their own order; whole batches only, or, without a size, as they are.
+
+    Close it where it is left early: its processes wait for no signal, and none ends them later.
 
     `pinned` batches lie where a GPU copies them from directly.
 
@@ -290,8 +285,11 @@ def read(
         pin_memory=pinned,
         worker_init_fn=_leave_signals,
     )
+    others = multiprocessing.active_children()
+    readers: list[Any] = []
     try:
         batches = iter(loader)
+        readers = [child for child in multiprocessing.active_children() if child not in others]
         if workers and threading.current_thread() is threading.main_thread():
             # PyTorch's own handler raises wherever the main thread is when a reader dies, be it in
             # the middle of a step. Without it, the loader notices here, some seconds later.
@@ -305,11 +303,14 @@ def read(
         if "DataLoader worker" not in str(error):
             raise
         line = str(error).splitlines()[0].rstrip(". ")
-        watched.kill_readers()
         raise DataError(
             f"{watched.files_of_dead(line)}: the process that was reading it died ({line}). Out of "
             "memory? Lower train.workers; else look at the image. The same command goes on."
         ) from None
+    finally:
+        for reader in readers:
+            reader.kill()  # SIGTERM they leave alone
+            reader.join()
 
 
 def _stack(items: list[Item]) -> Item:

@@ -1,5 +1,6 @@
 """Checkpoint to rows: one per sentence, counted at the image's original size."""
 
+import contextlib
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
@@ -56,7 +57,8 @@ def predict_together(
     )
     threshold = config.evaluate.threshold
     try:
-        rows = predict(model, shown(batches, len(share)), threshold=threshold, device=device)
+        with contextlib.closing(batches):
+            rows = predict(model, shown(batches, len(share)), threshold=threshold, device=device)
     except torch.OutOfMemoryError as error:
         raise TrainingError(
             f"{config.experiment}: evaluating {config.evaluate.batch_size} sentences at a time is "

@@ -74,6 +74,9 @@ def fit(
         val = evaluation_items(config, table, images, splits=["val"])
         _check_fits(config, items, val)
         identity = identity_of(config, table=table, manifest=manifest, weights=weights)
+        if world.is_first:
+            for left in (*folder.glob(".*.tmp"), *work.glob(".*.tmp")):
+                left.unlink()  # of a run killed while it wrote
         # The first process looks, once the lock is its own: the others see what it saw.
         if world.first(world.is_first and is_finished(work, identity)):
             say(f"{folder}: this very run is finished; published again")
@@ -154,34 +157,35 @@ def train_one_epoch(
         workers=config.train.workers,
         pinned=stepper.device.type == "cuda",
     )
-    lr = 0.0
-    shown = track(
-        _batched(parts, config.train.accumulate),
-        name=f"{config.experiment} epoch {run.epoch + 1}/{config.train.epochs}",
-        total=total_steps * size,
-        done=(steps * run.epoch + done) * size,
-        unit="items",
-        size=lambda parts: size,
-        state=lambda: f"loss {run.losses[-1]:.4f} lr {lr:.2e}",
-    )
-    for number, batch in enumerate(shown, start=done):
-        step = steps * run.epoch + number
-        lr = config.train.lr * polynomial_decay(step, total_steps, config.train.lr_power)
-        loss = stepper.step(batch, step=step, lr=lr)
-        if not math.isfinite(loss):
-            sentences = [
-                str(items.records[i].sent_id)
-                for i in items.order[number * size : (number + 1) * size]
-            ]
-            raise TrainingError(
-                f"{config.experiment}: the loss is {loss} at step {step} (epoch "
-                f"{run.epoch + 1}, batch {number + 1}; sentences {', '.join(sentences)}). "
-                "Lower train.lr, or look at these sentences' images and masks."
-            )
-        if stepper.is_asked_to_stop:
-            raise Interruption
-        if number + 1 < steps and stepper.must_save():
-            keep()
+    with contextlib.closing(parts):
+        lr = 0.0
+        shown = track(
+            _batched(parts, config.train.accumulate),
+            name=f"{config.experiment} epoch {run.epoch + 1}/{config.train.epochs}",
+            total=total_steps * size,
+            done=(steps * run.epoch + done) * size,
+            unit="items",
+            size=lambda parts: size,
+            state=lambda: f"loss {run.losses[-1]:.4f} lr {lr:.2e}",
+        )
+        for number, batch in enumerate(shown, start=done):
+            step = steps * run.epoch + number
+            lr = config.train.lr * polynomial_decay(step, total_steps, config.train.lr_power)
+            loss = stepper.step(batch, step=step, lr=lr)
+            if not math.isfinite(loss):
+                sentences = [
+                    str(items.records[i].sent_id)
+                    for i in items.order[number * size : (number + 1) * size]
+                ]
+                raise TrainingError(
+                    f"{config.experiment}: the loss is {loss} at step {step} (epoch "
+                    f"{run.epoch + 1}, batch {number + 1}; sentences {', '.join(sentences)}). "
+                    "Lower train.lr, or look at these sentences' images and masks."
+                )
+            if stepper.is_asked_to_stop:
+                raise Interruption
+            if number + 1 < steps and stepper.must_save():
+                keep()
 
 
 def _batched(parts: Iterable[T], count: int) -> Iterator[tuple[T, ...]]:
