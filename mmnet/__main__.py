@@ -11,7 +11,7 @@ from typing import Any
 
 from mmnet import commands, data_commands
 from mmnet.errors import MMNetError, Stopped, UnheardError
-from mmnet.progress import FIRST, tell
+from mmnet.progress import FIRST, LAUNCHER, tell
 from mmnet.report.runs import TABLES
 
 PR_SET_PDEATHSIG = 1
@@ -40,7 +40,8 @@ def _end_with_torchrun() -> None:
     if "TORCHELASTIC_RUN_ID" not in os.environ or sys.platform != "linux":
         return
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() == 1:  # it already was
+    parent = str(os.getppid())
+    if os.environ.get(LAUNCHER, parent) != parent:  # it already was
         os.kill(os.getpid(), signal.SIGTERM)
 
 

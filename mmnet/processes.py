@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 
 from mmnet.errors import Stopped, UnheardError
-from mmnet.progress import TOLD, UNHEARD, tell
+from mmnet.progress import LAUNCHER, TOLD, UNHEARD, tell
 
 T = TypeVar("T")
 
@@ -135,7 +135,7 @@ def launch(processes: int, *, threads: int) -> int:
     arguments += ["--signals-to-handle", SIGNALS, "--shutdown-timeout", str(SECONDS_TO_SAVE)]
     logging.disable()  # torchrun's lines on what the processes say themselves
     with tempfile.TemporaryDirectory() as told:
-        os.environ[TOLD] = told
+        os.environ |= {TOLD: told, LAUNCHER: str(os.getpid())}
         try:
             run.run(run.parse_args([*arguments, "-m", "mmnet", *sys.argv[1:]]))
         except ChildFailedError as error:

@@ -16,6 +16,8 @@ LINE_EVERY = 10.0  # seconds
 
 FIRST = os.environ.get("RANK", "0") == "0"
 """Of several processes, one speaks for all."""
+LAUNCHER = "MMNET_LAUNCHER"
+"""The id of the process that called torchrun for them."""
 TOLD = "MMNET_TOLD"
 """A folder with an empty file for each mistake that one of them has told."""
 UNHEARD = "unheard"
@@ -33,10 +35,10 @@ def say(message: str) -> None:
 def tell(mistake: str, *, is_unheard: bool = False) -> None:
     """Write why a command ends; of a run's processes, the first to come upon it does."""
     if folder := os.environ.get(TOLD):
-        if is_unheard:
-            (Path(folder) / UNHEARD).write_text(mistake)
-            return
         try:
+            if is_unheard:
+                (Path(folder) / UNHEARD).write_text(mistake)
+                return
             (Path(folder) / hashlib.sha256(mistake.encode()).hexdigest()).touch(exist_ok=False)
         except FileExistsError:
             return

@@ -31,7 +31,7 @@ from mmnet.model import checkpoint
 from mmnet.model.build import build_model
 from mmnet.model.layers import resize, resize_by_products
 from mmnet.processes import ALONE, World
-from mmnet.progress import TOLD, UNHEARD
+from mmnet.progress import LAUNCHER, TOLD, UNHEARD
 from mmnet.train import loop, step
 from mmnet.train.signals import Stop
 
@@ -437,6 +437,17 @@ def test_a_mistake_is_told_once_for_all_processes(tmp_path: Path) -> None:
     )
 
 
+def test_a_process_whose_launcher_is_gone_ends_at_once() -> None:
+    environment = {**os.environ, "TORCHELASTIC_RUN_ID": "1", "PYTHONPATH": str(HERE.parent)}
+    command = [sys.executable, "-m", "mmnet", "train", "--help"]
+    codes = []
+    for launcher in (os.getpid(), 4_000_000):
+        environment[LAUNCHER] = str(launcher)
+        done = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL)
+        codes.append(done.returncode)
+    assert codes == [0, -signal.SIGTERM]
+
+
 def test_a_process_that_was_killed_is_told(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -445,7 +456,7 @@ def test_a_process_that_was_killed_is_told(
         raise ChildFailedError("mmnet", {1: failure})
 
     monkeypatch.setattr(torch.distributed.run, "run", killed)
-    for variable in ("OMP_NUM_THREADS", "TORCH_CPP_LOG_LEVEL", TOLD):
+    for variable in ("OMP_NUM_THREADS", "TORCH_CPP_LOG_LEVEL", TOLD, LAUNCHER):
         monkeypatch.setenv(variable, "")  # launch's own processes inherit what it sets
     try:
         assert processes.launch(2, threads=1) == 128 + 9
