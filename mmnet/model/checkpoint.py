@@ -48,11 +48,11 @@ def load(path: Path) -> dict[str, Any]:
     try:
         with warnings.catch_warnings():  # torch's own, of archives that are not ours
             warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
             with zipfile.ZipFile(path) as file:
                 damaged = file.testzip()  # torch.load compares no checksums
             if damaged is not None:
                 raise zipfile.BadZipFile(f"{damaged} has another checksum")
-            content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: not found. Train the experiment first.") from None
     except Exception as error:  # a damaged file can raise nearly anything
