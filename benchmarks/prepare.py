@@ -22,7 +22,7 @@ from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
 
-from mmnet.files import atomic_path, checksum
+from mmnet.runtime.files import atomic_path, checksum
 
 ROOT = Path(__file__).parents[1]
 IMAGES, ANNOTATIONS, REFS, SENTENCES = 20_000, 197_000, 50_000, 142_000

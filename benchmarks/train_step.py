@@ -17,14 +17,15 @@ from typing import Any
 
 import torch
 
-from mmnet.commands import _prepared
-from mmnet.config import Config, load_params
+from mmnet.cli.common import _prepared
+from mmnet.config.load import load_params
+from mmnet.config.schema import Config
 from mmnet.data.dataset import Item
-from mmnet.errors import TrainingError
 from mmnet.model.build import build_model
-from mmnet.model.describe import cost
-from mmnet.processes import ALONE
-from mmnet.train.signals import Stop
+from mmnet.pipeline.cost import cost
+from mmnet.runtime.distributed import ALONE
+from mmnet.runtime.errors import TrainingError
+from mmnet.runtime.signals import Stop
 from mmnet.train.step import Stepper, start
 
 BACKBONES = {"RN50": "nq_24", "ViT-B": "refcoco_plus_vit_b", "ViT-L": "refcoco_plus_vit_l"}

@@ -15,12 +15,12 @@ import pandas as pd
 import torch
 from PIL import Image, ImageChops
 
-from mmnet.config import load_params
+from mmnet.config.load import load_params
+from mmnet.config.paths import RESULTS, Layout
 from mmnet.data.dataset import evaluation_items, read, read_image, read_mask
 from mmnet.evaluate.metrics import iou
 from mmnet.evaluate.pictures import comparison, sheet
 from mmnet.evaluate.predict import load_model, predict_masks
-from mmnet.layout import RESULTS, Layout
 
 DOCS = Path(__file__).parent
 QUARTILES = (0.75, 0.5, 0.25)

@@ -1,8 +1,10 @@
 """A tiny benchmark, drawn, fetched and prepared once by the commands' own functions."""
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
+
+from support.project import copy_project, snakemake
+from support.tiny import ROOT, TINY, Tiny
 
 # Threads would only wait for one another on tensors this small; children inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -10,53 +12,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 from hypothesis import settings
 
-from mmnet.config import Config, Params, PretrainConfig, load_params
+from mmnet.benchmark.scenes import write_mirror
+from mmnet.config.load import load_params
 from mmnet.data.download import fetch
 from mmnet.data.prepare import prepare_table, unpack_images
-from mmnet.data.shapes import write_mirror
-
-ROOT = Path(__file__).parents[1]
-SLICE = ROOT.parent / "shared" / "data" / "refcoco-slice"
-"""A small true piece of the data, where the machine has one; see REFER's layout in FIELD.md."""
-
-TINY = [
-    "profile=mini",
-    "mlflow.enabled=false",
-    "profiles.mini.shapes.image_sizes=[[64, 48], [48, 64]]",
-    "profiles.mini.shapes.images.refcoco={train: 8, val: 3, testA: 2, testB: 2}",
-    "profiles.mini.shapes.images.refcocog={train: 6, val: 2, test: 2}",
-    "profiles.mini.towers.vit_b.pretrained=none",
-    "profiles.mini.model.image_size=64",
-    "profiles.mini.model.width=16",
-    "profiles.mini.model.channels=[8, 8, 8]",
-    "profiles.mini.model.num_queries=3",
-    "profiles.mini.model.heads=2",
-    "profiles.mini.model.ffn=16",
-    "profiles.mini.train.epochs=2",
-    "profiles.mini.train.batch_size=4",
-    "profiles.mini.evaluate.batch_size=8",
-    "profiles.mini.pretrain.steps=2",
-    "profiles.mini.pretrain.batch_size=8",
-]
 
 # The same examples each time, however slow the machine.
 settings.register_profile("mmnet", deadline=None, derandomize=True, max_examples=30)
 settings.load_profile("mmnet")
-
-
-@dataclass(frozen=True)
-class Tiny:
-    params: Params
-    config: Config
-    """Of an experiment on RefCOCO, with random weights."""
-    pretrain: PretrainConfig
-    archives: dict[str, Path]
-    tables: dict[str, Path]
-    images: Path
-
-    @property
-    def table(self) -> Path:
-        return self.tables["refcoco"]
 
 
 @pytest.fixture(scope="session")
@@ -92,8 +55,6 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone in which the tiny Table 1 has been made, for tests of the group `workflow`."""
-    from test_workflow import copy_project, snakemake
-
     folder = copy_project(tmp_path_factory.mktemp("clone"))
     result = snakemake(folder, "--cores", "2", "results/table1.tex")
     assert result.returncode == 0, result.stderr

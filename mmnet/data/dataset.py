@@ -1,27 +1,22 @@
 """Rows of a prepared table and their images, as tensors."""
 
-import multiprocessing
-import os
-import re
-import signal
-import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset, get_worker_info
+from torch.utils.data import Dataset
 from torchvision.io import ImageReadMode, decode_image
 
-from mmnet.config import Config
+from mmnet.config.schema import Config
 from mmnet.data.refer import read_table
 from mmnet.data.tokenizer import tokenize
 from mmnet.data.transforms import Placement, letterbox, mask_to_grid, place
-from mmnet.errors import DataError
+from mmnet.runtime.errors import DataError
 
 MASK_STRIDE = 4
 """Of the grid the loss is taken on: H/4 (reading 9)."""
@@ -189,7 +184,7 @@ class EvaluationItems(Dataset[ImageBatch]):
         ]
         number = {image_id: i for i, image_id in enumerate(firsts["image_id"])}
         return ImageBatch(
-            _stack_images(images),
+            stack_images(images),
             placements,
             self.tokens[indices],
             torch.tensor([number[image_id] for image_id in rows["image_id"]]),
@@ -222,106 +217,6 @@ def evaluation_items(
     )
 
 
-class _Watched(Dataset[Any]):
-    """Notes which item each loader process is at: when one dies, nothing else tells."""
-
-    def __init__(self, items: Dataset[Any], workers: int) -> None:
-        self.items = items
-        self.at = torch.full((workers, 2), -1, dtype=torch.long).share_memory_()
-        """(workers, 2): process id, index"""
-
-    def __len__(self) -> int:
-        return len(self.items)  # type: ignore[arg-type]
-
-    def __getitem__(self, index: int) -> Any:
-        worker = get_worker_info()
-        if worker is not None:
-            self.at[worker.id] = torch.tensor([os.getpid(), index])
-        return self.items[index]
-
-    def files_of_dead(self, message: str) -> str:
-        """Return the images that the processes named in a message were at."""
-        pids = {int(number) for number in re.findall(r"\d+", message)}
-        indices = [int(index) for pid, index in self.at.tolist() if pid in pids and index >= 0]
-        paths = [str(path) for index in indices for path in _paths(self.items, index)]
-        return ", ".join(paths) or "an image"
-
-
-def _leave_signals(worker: int) -> None:
-    """A queue signals all processes of a job: what to do is the training process's to decide."""
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
-
-
-def _paths(items: Any, index: int) -> list[Path]:
-    if isinstance(items, Subset):
-        return _paths(items.dataset, items.indices[index])
-    paths: list[Path] = items.paths(index)
-    return paths
-
-
-def read(
-    items: Dataset[Any], *, batch_size: int | None, workers: int, pinned: bool = False
-) -> Generator[Any, None, None]:
-    """Read items in their own order; whole batches only, or, without a size, as they are.
-
-    Close it where it is left early: its processes wait for no signal, and none ends them later.
-
-    `pinned` batches lie where a GPU copies them from directly.
-
-    Raises:
-        DataError: an item's image is missing, damaged or of another size, or its reader died.
-    """
-    collate: Callable[[Any], Any] = _stack if batch_size else _as_is
-    # Items do not depend on it, and more than there are cores would only wait.
-    workers = min(workers, len(os.sched_getaffinity(0)))
-    watched = _Watched(items, workers)
-    loader: DataLoader[Any] = DataLoader(
-        watched,
-        batch_size=batch_size,
-        drop_last=batch_size is not None,
-        num_workers=workers,
-        collate_fn=collate,
-        pin_memory=pinned,
-        worker_init_fn=_leave_signals,
-    )
-    others = multiprocessing.active_children()
-    readers: list[Any] = []
-    try:
-        batches = iter(loader)
-        readers = [child for child in multiprocessing.active_children() if child not in others]
-        if workers and threading.current_thread() is threading.main_thread():
-            # PyTorch's own handler raises wherever the main thread is when a reader dies, be it in
-            # the middle of a step. Without it, the loader notices here, some seconds later.
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        yield from batches
-    except DataError as error:
-        # A worker's error arrives as its whole traceback, of which the last line is the message.
-        line = str(error).splitlines()[-1]
-        raise DataError(line.removeprefix(f"{DataError.__module__}.DataError: ")) from None
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        line = str(error).splitlines()[0].rstrip(". ")
-        raise DataError(
-            f"{watched.files_of_dead(line)}: the process that was reading it died ({line}). Out of "
-            "memory? Lower train.workers; else look at the image. The same command goes on."
-        ) from None
-    finally:
-        for reader in readers:
-            reader.kill()  # SIGTERM they leave alone
-            reader.join()
-
-
-def _stack(items: list[Item]) -> Item:
-    images, tokens, masks = zip(*items, strict=True)
-    return Item(_stack_images(images), torch.stack(tokens), torch.stack(masks))
-
-
-def _stack_images(images: Sequence[Tensor]) -> Tensor:
+def stack_images(images: Sequence[Tensor]) -> Tensor:
     """Stack squares (3, H, W) as they lie in memory, as views of (H, W, 3)."""
     return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
-
-
-def _as_is(batch: Any) -> Any:
-    return batch

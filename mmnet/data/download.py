@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from mmnet.config import SourceConfig
+from mmnet.config.paths import Layout
+from mmnet.config.schema import SourceConfig
 from mmnet.data.transfer import file_name, size_of, transfer
-from mmnet.errors import DataError, MMNetError
-from mmnet.files import atomic_write, locked, writing
-from mmnet.layout import Layout
-from mmnet.progress import readable, say, track
+from mmnet.runtime.errors import DataError, MMNetError
+from mmnet.runtime.files import atomic_write, locked, writing
+from mmnet.runtime.progress import readable, say, track
 
 CHUNK = 1 << 20
 LONG = 10**9  # bytes; to verify more takes so long that its progress is shown

@@ -10,12 +10,12 @@ from zipfile import ZipFile
 
 import pandas as pd
 
-from mmnet.config import DatasetConfig
+from mmnet.config.schema import DatasetConfig
 from mmnet.data.download import must_exist
 from mmnet.data.refer import Notes, build_table, parse_instances, parse_refs, read_table
 from mmnet.data.unpack import unpack
-from mmnet.errors import DataError
-from mmnet.files import atomic_path, atomic_write, writing
+from mmnet.runtime.errors import DataError
+from mmnet.runtime.files import atomic_path, atomic_write, writing
 
 MAX_ANNOTATIONS = 2 << 30  # bytes; RefCOCO's are about 0.3 GB
 MAX_IMAGES = 32 << 30  # bytes; train2014 is about 13 GB

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import pandas as pd
 from pycocotools import mask as coco_mask
 
-from mmnet.errors import DataError
+from mmnet.runtime.errors import DataError
 
 
 @dataclass

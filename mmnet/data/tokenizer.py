@@ -6,7 +6,7 @@ import torch
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 
-from mmnet.progress import say
+from mmnet.runtime.progress import say
 
 SOS, EOS = 49406, 49407
 """CLIP's start and end of text; the end has the largest id, so argmax finds it."""

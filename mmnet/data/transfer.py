@@ -13,9 +13,9 @@ from urllib3 import BaseHTTPResponse
 from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
 
-from mmnet.errors import DataError
-from mmnet.files import check_room
-from mmnet.progress import readable, say, track
+from mmnet.runtime.errors import DataError
+from mmnet.runtime.files import check_room
+from mmnet.runtime.progress import readable, say, track
 
 CONNECT_TIMEOUT, READ_TIMEOUT = 20.0, 60.0  # seconds without an answer, without a byte
 TRIES = 6  # in a row without a new byte; then the next mirror

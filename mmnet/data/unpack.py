@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
 from mmnet.data.download import must_exist
-from mmnet.errors import DataError, MMNetError
-from mmnet.files import atomic_path, check_room, writing
-from mmnet.progress import track
+from mmnet.runtime.errors import DataError, MMNetError
+from mmnet.runtime.files import atomic_path, check_room, writing
+from mmnet.runtime.progress import track
 
 CHUNK = 1 << 20
 FEW = 20  # files that need no progress

@@ -9,9 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from mmnet.config import Config
+from mmnet.config.schema import Config
 from mmnet.data.refer import read_table
-from mmnet.errors import DataError
+from mmnet.runtime.errors import DataError
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 HEADLINES = ("mIoU", "oIoU")

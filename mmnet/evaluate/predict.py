@@ -11,17 +11,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset
 
-from mmnet.config import Config
-from mmnet.data.dataset import EvaluationItems, ImageBatch, evaluation_items, read, read_mask
+from mmnet.config.schema import Config
+from mmnet.data.dataset import EvaluationItems, ImageBatch, evaluation_items, read_mask
+from mmnet.data.loader import read
 from mmnet.data.tokenizer import say_cut
 from mmnet.data.transforms import logits_to_image, normalise
-from mmnet.errors import CheckpointError, TrainingError
-from mmnet.files import atomic_path
 from mmnet.model.build import build_model
 from mmnet.model.checkpoint import load_trained
 from mmnet.model.mmnet import ImageFeatures, MMNet
-from mmnet.processes import joined, world
-from mmnet.progress import track
+from mmnet.runtime.distributed import joined, world
+from mmnet.runtime.errors import CheckpointError, TrainingError
+from mmnet.runtime.files import atomic_path
+from mmnet.runtime.progress import track
 
 IDS = ["split", "ref_id", "ann_id", "image_id", "sent_id"]
 

@@ -6,7 +6,7 @@ import torch
 from open_clip.modified_resnet import ModifiedResNet
 from torch import nn
 
-from mmnet.config import ModelConfig, TowerConfig
+from mmnet.config.schema import ModelConfig, TowerConfig
 from mmnet.model.backbone import ResNetBackbone, ViTBackbone
 from mmnet.model.clip import load_clip
 from mmnet.model.decoder import Decoder

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from mmnet.config import Config
-from mmnet.errors import CheckpointError
-from mmnet.files import atomic_path, checksum
+from mmnet.config.schema import Config
+from mmnet.runtime.errors import CheckpointError
+from mmnet.runtime.files import atomic_path, checksum
 
 
 def save(path: Path, content: dict[str, Any], *, previous: Path | None = None) -> None:

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from open_clip.factory import load_state_dict
 from open_clip.modified_resnet import ModifiedResNet
-from open_clip.transformer import VisionTransformer
+from open_clip.transformer import Transformer, VisionTransformer
 from torch import Tensor, nn
 
-from mmnet.errors import CheckpointError, ConfigError
+from mmnet.runtime.errors import CheckpointError, ConfigError
 
 open_clip.add_model_config(Path(__file__).parent / "towers")
 
@@ -160,3 +160,10 @@ def _first_line(error: Exception) -> str:
     if not lines:
         return type(error).__name__
     return textwrap.shorten(lines[0].split(". ")[0].rstrip("."), 200, placeholder=" ...")
+
+
+def recompute(model: nn.Module, is_on: bool) -> None:
+    """Let the towers' transformer blocks be computed again backwards, or be remembered."""
+    for part in model.modules():
+        if isinstance(part, Transformer):
+            part.grad_checkpointing = is_on

@@ -11,26 +11,26 @@ from typing import TypeVar
 import torch
 from torch.utils.data import Subset
 
-from mmnet.config import Config
+from mmnet.config.schema import Config
 from mmnet.data.dataset import (
     EvaluationItems,
     ImageBatch,
     TrainItems,
     evaluation_items,
-    read,
     training_items,
 )
+from mmnet.data.loader import read
 from mmnet.data.tokenizer import say_cut
-from mmnet.errors import DataError, Stopped, TrainingError
 from mmnet.evaluate.metrics import score
 from mmnet.evaluate.predict import predict_together
-from mmnet.files import locked
 from mmnet.model.build import build_model
-from mmnet.processes import joined
-from mmnet.progress import say, track
-from mmnet.train.schedule import polynomial_decay
-from mmnet.train.signals import Interruption, listening
-from mmnet.train.state import (
+from mmnet.runtime.distributed import joined
+from mmnet.runtime.errors import DataError, Stopped, TrainingError
+from mmnet.runtime.files import locked
+from mmnet.runtime.progress import say, track
+from mmnet.runtime.signals import Interruption, listening
+from mmnet.train.recipe import polynomial_decay
+from mmnet.train.run_state import (
     Run,
     finish,
     identity_of,

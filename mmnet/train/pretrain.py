@@ -14,16 +14,16 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmnet.config import PretrainConfig, TowerConfig
+from mmnet.config.schema import PretrainConfig, TowerConfig
 from mmnet.data.dataset import read_image
 from mmnet.data.refer import read_table
 from mmnet.data.tokenizer import say_cut, tokenize
 from mmnet.data.transforms import normalise
-from mmnet.errors import DataError
 from mmnet.model import checkpoint
 from mmnet.model.clip import load_clip
-from mmnet.progress import track
-from mmnet.train.schedule import polynomial_decay
+from mmnet.runtime.errors import DataError
+from mmnet.runtime.progress import track
+from mmnet.train.recipe import polynomial_decay
 
 MARGINS = (1.1, 1.8)
 """A crop's side, in sides of the object's box: the least and the most."""

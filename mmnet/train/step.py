@@ -11,17 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mmnet.config import Config, TrainConfig, part_size
+from mmnet.config.schema import Config, TrainConfig, part_size
 from mmnet.data.dataset import Item
 from mmnet.data.transforms import normalise
-from mmnet.errors import ConfigError, TrainingError
-from mmnet.model.memory import recompute
+from mmnet.model.clip import recompute
 from mmnet.model.mmnet import MMNet
-from mmnet.processes import World
-from mmnet.progress import readable, say
-from mmnet.train.loss import mask_loss
-from mmnet.train.signals import Stop
-from mmnet.train.state import Run
+from mmnet.runtime.distributed import World
+from mmnet.runtime.errors import ConfigError, TrainingError
+from mmnet.runtime.progress import readable, say
+from mmnet.runtime.signals import Stop
+from mmnet.train.recipe import mask_loss
+from mmnet.train.run_state import Run
 
 CLIP_PARTS = ("backbone.visual.", "text_encoder.")
 """Pre-trained; everything else learns `head_lr_multiplier` times faster (reading 10)."""

@@ -1,4 +1,4 @@
-from mmnet.report.claim_list import wanted_runs
+from mmnet.report.claims.statements import wanted_runs
 
 CLAIM_RUNS = [run for run in wanted_runs(PARAMS) if run[0] in PARAMS.experiments]
 CLAIM_ROWS = [LAYOUT.rows(*run) for run in CLAIM_RUNS]
@@ -28,8 +28,8 @@ rule write_claims:
         seeds=PARAMS.seeds,
         runs=[json.dumps(PARAMS.resolve(*run).identity()) for run in CLAIM_RUNS],
         rows=found(CLAIM_ROWS),
-        code=code_version("mmnet.report.claims"),
-        page=code_version("mmnet.report.page"),
+        code=code_version("mmnet.report.claims.write"),
+        page=code_version("mmnet.report.pages.html"),
     message:
         "Testing the paper's claims"
     shell:

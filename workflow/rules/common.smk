@@ -12,14 +12,14 @@ from snakemake_interface_executor_plugins.settings import DeploymentMethod
 
 sys.path.insert(0, workflow.basedir)
 
-from mmnet.code_version import code_version
-from mmnet.config import load_params
-from mmnet.errors import ConfigError, MMNetError
-from mmnet.evaluate.pair import shown_run, without_mmp
-from mmnet.files import checksum
-from mmnet.layout import RESULTS, Layout
-from mmnet.overrides import overrides_between
-from mmnet.report.runs import TABLES, TITLES, check_rows, runs_of
+from mmnet.runtime.fingerprint import code_version
+from mmnet.config.load import load_params
+from mmnet.runtime.errors import ConfigError, MMNetError
+from mmnet.config.tables import shown_run, without_mmp
+from mmnet.runtime.files import checksum
+from mmnet.config.paths import RESULTS, Layout
+from mmnet.config.overrides import overrides_between
+from mmnet.config.tables import TABLES, TITLES, check_rows, runs_of
 
 
 envvars:

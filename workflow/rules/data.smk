@@ -12,7 +12,7 @@ if PROFILE.shapes:
             **asks("prepare"),
         params:
             shapes=as_json(PROFILE.shapes),
-            code=code_version("mmnet.data.shapes"),
+            code=code_version("mmnet.benchmark.scenes"),
         message:
             "Drawing the procedural benchmark"
         shell:

@@ -17,7 +17,7 @@ rule predict_masks:
     params:
         evaluate=lambda wildcards: as_json(run_config(wildcards).evaluate),
         code=code_version("mmnet.evaluate.predict"),
-        grid=code_version("mmnet.evaluate.grid"),
+        grid=code_version("mmnet.evaluate.preview"),
     message:
         "Predicting {wildcards.experiment}, seed {wildcards.seed}"
     shell:

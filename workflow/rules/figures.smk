@@ -25,7 +25,7 @@ rule write_figure4:
             for config in [PARAMS.resolve(*run) for run in runs_of("table2", PARAMS)]
         ],
         scores=found(FIGURE4_SCORES),
-        code=code_version("mmnet.report.figures"),
+        code=code_version("mmnet.report.figures.figure4"),
     message:
         "Drawing Figure 4"
     shell:
@@ -99,7 +99,7 @@ rule write_figure5:
         ENVIRONMENT
     params:
         label=PROFILE.label,
-        code=code_version("mmnet.report.mask_figures"),
+        code=code_version("mmnet.report.figures.mask_figures"),
     message:
         "Drawing Figure 5"
     shell:
@@ -123,7 +123,7 @@ rule write_figure6:
         ENVIRONMENT
     params:
         label=PROFILE.label,
-        code=code_version("mmnet.report.mask_figures"),
+        code=code_version("mmnet.report.figures.mask_figures"),
     message:
         "Drawing Figure 6"
     shell:

@@ -1,4 +1,4 @@
-from mmnet.report.latex import NO_ENGINE, find_engine
+from mmnet.report.pages.latex import NO_ENGINE, find_engine
 
 # Of `rule all` only where it can be made.
 PAPER = [RESULTS / "paper.pdf"] if find_engine() else []
@@ -24,7 +24,7 @@ rule write_paper:
         profile=PARAMS.profile,
         label=PROFILE.label,
         seeds=PARAMS.seeds,
-        code=code_version("mmnet.report.paper"),
+        code=code_version("mmnet.report.pages.paper"),
     message:
         "Typesetting the tables, figures and claims"
     shell:

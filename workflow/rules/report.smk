@@ -30,8 +30,8 @@ for TABLE in TABLES:
                 for config in [PARAMS.resolve(*run) for run in runs_of(TABLE, PARAMS)]
             ],
             scores=found(SCORES),
-            code=code_version(f"mmnet.report.{MODULE}"),
-            page=code_version("mmnet.report.page"),
+            code=code_version(f"mmnet.report.tables.{MODULE}"),
+            page=code_version("mmnet.report.pages.html"),
         message:
             f"Writing {TABLE}"
         shell:
@@ -62,8 +62,8 @@ rule write_data_report:
             (name, dataset.splits, dataset.max_length)
             for name, dataset in PROFILE.datasets.items()
         ],
-        code=code_version("mmnet.report.data"),
-        page=code_version("mmnet.report.page"),
+        code=code_version("mmnet.report.pages.data"),
+        page=code_version("mmnet.report.pages.html"),
     message:
         "Describing the data"
     shell:
@@ -86,8 +86,8 @@ rule write_parameters:
     params:
         profile=PARAMS.profile,
         values=as_json(PARAMS),
-        code=code_version("mmnet.report.parameters"),
-        page=code_version("mmnet.report.page"),
+        code=code_version("mmnet.report.pages.parameters"),
+        page=code_version("mmnet.report.pages.html"),
     message:
         "Writing the parameters"
     shell:
@@ -113,7 +113,7 @@ rule write_curves:
         seeds=PARAMS.seeds,
         runs=list(PARAMS.experiments),
         metrics=found(CURVES),
-        code=code_version("mmnet.report.curves"),
+        code=code_version("mmnet.report.pages.curves"),
     message:
         "Collecting the training curves"
     shell:

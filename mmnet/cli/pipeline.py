@@ -1,0 +1,62 @@
+"""Commands around the runs: plan, describe, MLflow, DVC."""
+
+import argparse
+from pathlib import Path
+
+from mmnet.cli.common import known_name, load
+from mmnet.config.tables import TABLES, rows_of_run
+from mmnet.runtime.errors import ConfigError
+
+
+def plan(arguments: argparse.Namespace) -> None:
+    from mmnet.pipeline.plan import plan
+
+    params, layout = load(arguments)
+    for table in arguments.tables:
+        known_name(table, dict.fromkeys(TABLES), "table")
+    print(plan(params, layout, arguments.tables, tflops=arguments.tflops))
+
+
+def describe(arguments: argparse.Namespace) -> None:
+    from mmnet.pipeline.cost import describe
+
+    params, _ = load(arguments)
+    config = params.resolve(arguments.experiment, params.seeds[0])
+    print(describe(config.model, config.tower, max_length=config.dataset.max_length))
+
+
+def mlflow_sync(arguments: argparse.Namespace) -> None:
+    from mmnet.tracking.sync import sync_all
+
+    params, layout = load(arguments)
+    sync_all(layout, arguments.folders, params=params, rows_of_run=rows_of_run)
+
+
+def _check_ledger(arguments: argparse.Namespace) -> None:
+    """The ledger is about params.yaml as it stands: DVC reads it by itself."""
+    if arguments.set or arguments.params != Path("params.yaml"):
+        raise ConfigError("--set, --params: dvc.lock is about params.yaml itself. Change it there.")
+    load(arguments)
+
+
+def adopt(arguments: argparse.Namespace) -> None:
+    from mmnet.pipeline.dvc import adopt
+    from mmnet.runtime.progress import say
+
+    _check_ledger(arguments)
+    stages, others = adopt()
+    more = f"; {others} others have no record" if others else ""
+    say(f"{stages} stages are as dvc.lock has them; snakemake has nothing to do for them{more}")
+
+
+def record(arguments: argparse.Namespace) -> None:
+    from mmnet.pipeline.dvc import record
+    from mmnet.runtime.progress import say
+
+    _check_ledger(arguments)
+    stages, stale, absent = record()
+    say(f"{stages} stages recorded; `git add dvc.lock` and `dvc push` share them")
+    if stale:
+        say(f"{stale} left as they were: not up to date, see `snakemake -n`")
+    if absent:
+        say(f"{absent} left as they were: their files are not all here")

@@ -1,0 +1,82 @@
+"""Commands that write tables, figures, claims and pages from finished files."""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from mmnet.cli.common import load
+from mmnet.config.paths import RESULTS, Layout
+from mmnet.config.schema import Params
+from mmnet.config.tables import runs_of
+
+
+def report(arguments: argparse.Namespace) -> None:
+    from mmnet.report.pages.html import write_page
+
+    params, layout = load(arguments)
+    if arguments.table == "data":
+        from mmnet.report.pages.data import write_data_report
+
+        tables = [layout.table(name) for name in params.active.datasets]
+        write_data_report(tables, RESULTS, params=params)
+    elif arguments.table == "claims":
+        from mmnet.report.claims.write import write_claims
+
+        write_claims(layout.rows, RESULTS, params=params)
+    elif arguments.table == "parameters":
+        from mmnet.report.pages.parameters import write_parameters
+
+        write_parameters(RESULTS, params=params)
+    else:
+        _report_table(arguments.table, params, layout, from_mlflow=arguments.from_mlflow)
+    write_page(RESULTS / f"{arguments.table}.md")
+
+
+def _report_table(table: str, params: Params, layout: Layout, *, from_mlflow: bool) -> None:
+    from mmnet.report.tables.ablations import write_ablation
+    from mmnet.report.tables.table1 import write_table1
+    from mmnet.tracking.from_mlflow import write_scores
+
+    with tempfile.TemporaryDirectory() as folder:
+        scores = [layout.scores(*run) for run in runs_of(table, params)]
+        # Those that are not there are named together.
+        scores = [path for path in scores if path.exists()]
+        if from_mlflow:
+            scores = write_scores(table, Path(folder), params=params)
+        if table == "table1":
+            write_table1(scores, RESULTS, params=params)
+        else:
+            write_ablation(table, scores, RESULTS, params=params)
+
+
+def curves(arguments: argparse.Namespace) -> None:
+    from mmnet.report.pages.curves import write_curves
+
+    params, layout = load(arguments)
+    write_curves(layout.metrics, RESULTS, params=params)
+
+
+def paper(arguments: argparse.Namespace) -> None:
+    from mmnet.report.pages.paper import write_paper
+
+    params, _ = load(arguments)
+    write_paper(RESULTS, params=params)
+
+
+def figure(arguments: argparse.Namespace) -> None:
+    from mmnet.config.tables import runs_of, shown_run
+    from mmnet.report.figures.figure4 import write_figure4
+    from mmnet.report.figures.mask_figures import write_figure5, write_figure6
+
+    params, layout = load(arguments)
+    if arguments.number == 4:
+        scores = [layout.scores(*run) for run in runs_of("table2", params)]
+        # Those that are not there are named together.
+        write_figure4([path for path in scores if path.exists()], RESULTS, params=params)
+        return
+    config = params.resolve(shown_run(params), params.seeds[0])
+    name, seed, label = config.experiment, config.seed, params.active.label
+    if arguments.number == 5:
+        write_figure5(layout.examples(name, seed), config, RESULTS, label=label)
+    else:
+        write_figure6(layout.queries(name, seed), config, RESULTS, label=label)

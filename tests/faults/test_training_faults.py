@@ -1,0 +1,421 @@
+"""Training that is killed, stopped, robbed of files or disk: it goes on, or says what to mend."""
+
+import json
+import multiprocessing
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from mmnet.data.dataset import evaluation_items, training_items
+from mmnet.data.loader import read
+from mmnet.model import checkpoint
+from mmnet.model.build import build_model
+from mmnet.runtime.errors import CheckpointError, DataError, MMNetError, Stopped, TrainingError
+from mmnet.runtime.files import checksum
+from mmnet.train import loop, step
+from mmnet.train import run_state as state
+from support.tiny import ROOT
+from support.training import CPU, fit, with_train
+
+PUBLISHED = ("checkpoint.pt", "metrics.jsonl")
+OFTEN = 1e-9
+"""Minutes: a checkpoint after each step."""
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fit(tiny, tmp_path_factory.mktemp("undisturbed"))
+
+
+def assert_same(ours: Path, theirs: Path) -> None:
+    for name in PUBLISHED:
+        assert (ours / name).read_bytes() == (theirs / name).read_bytes(), name
+
+
+def after_steps(monkeypatch: pytest.MonkeyPatch, count: int, action: Callable[[], None]) -> None:
+    """Do something behind the given step, counted over the whole run."""
+    original = step.Stepper.step
+    taken = []
+
+    def counted(self: step.Stepper, *arguments: Any, **keywords: Any) -> float:
+        loss = original(self, *arguments, **keywords)
+        taken.append(loss)
+        if len(taken) == count:
+            action()
+        return loss
+
+    monkeypatch.setattr(step.Stepper, "step", counted)
+
+
+def break_off() -> None:
+    raise KeyboardInterrupt
+
+
+def broken_off(tiny: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    """Train with a checkpoint behind each step, and break off behind one of them."""
+    with monkeypatch.context() as patch:
+        after_steps(patch, steps, break_off)
+        with pytest.raises(KeyboardInterrupt):
+            fit(tiny, folder, with_train(tiny.config, save_minutes=OFTEN))
+
+
+def test_run_killed_at_twenty_moments_ends_with_the_bytes_of_an_undisturbed_one(
+    tiny: Any, tmp_path: Path
+) -> None:
+    config = with_train(tiny.config, epochs=6, save_minutes=OFTEN)
+    folders = [tmp_path / "undisturbed", tmp_path / "killed"]
+    arguments = [config.model_dump_json(), tiny.table, tiny.images, *folders, "20"]
+    done = subprocess.run(
+        [sys.executable, ROOT / "tests/support/killed_training.py", *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "20\n"
+    # Within epochs too, or the moments were no test.
+    assert done.stderr.count("going on after epoch") >= 5
+    assert " steps, from " in done.stderr
+    assert_same(*folders)
+
+
+def test_run_broken_off_within_an_epoch_goes_on_within_it(
+    tiny: Any,
+    tmp_path: Path,
+    undisturbed: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    broken_off(tiny, tmp_path, monkeypatch, steps=9)
+    capsys.readouterr()
+    # The ninth was the third of the second epoch, and was not saved.
+    fit(tiny, tmp_path)
+    assert "going on after epoch 1 and 2 steps, from " in capsys.readouterr().err
+    assert_same(tmp_path, undisturbed)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_signal_of_a_queue_saves_and_stops_and_the_run_goes_on(
+    number: signal.Signals,
+    tiny: Any,
+    tmp_path: Path,
+    undisturbed: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = signal.getsignal(number)
+    with monkeypatch.context() as patch:
+        after_steps(patch, 8, lambda: os.kill(os.getpid(), number))
+        with pytest.raises(Stopped) as caught:
+            fit(tiny, tmp_path)
+    assert signal.getsignal(number) == before
+    assert caught.value.exit_code == 128 + number
+    # Heard behind the step that was under way when it came.
+    assert str(caught.value) == (
+        f"refcoco_vit_b: stopped by {number.name} in epoch 2, after 3 of its steps, and saved. "
+        "The same command goes on."
+    )
+    assert len(checkpoint.load(tmp_path / "work" / "last.pt")["losses"]) == 3
+    assert_same(fit(tiny, tmp_path), undisturbed)
+
+
+def test_signal_while_evaluating_loses_no_step(
+    tiny: Any, tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict = loop.predict_together
+
+    def signalled(*arguments: Any, **keywords: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return predict(*arguments, **keywords)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "predict_together", signalled)
+        with pytest.raises(Stopped, match="in epoch 1, after 6 of its steps"):
+            fit(tiny, tmp_path)
+        patch.setattr(step.Stepper, "step", lambda *a, **k: pytest.fail("a step twice"))
+        patch.setattr(loop, "predict_together", lambda *a, **k: break_off())
+        with pytest.raises(KeyboardInterrupt):
+            fit(tiny, tmp_path)
+    assert_same(fit(tiny, tmp_path), undisturbed)
+
+
+def test_run_killed_before_its_best_model_was_written_writes_it(
+    tiny: Any, tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    best = checkpoint.load(undisturbed / "checkpoint.pt")["epoch"]
+    original = state.save_best
+
+    def broken_at_the_best(run: state.Run, *arguments: Any) -> None:
+        if run.epoch == best:
+            break_off()
+        original(run, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "save_best", broken_at_the_best)
+        with pytest.raises(KeyboardInterrupt):
+            fit(tiny, tmp_path)
+    # That epoch is not taken again: on a GPU it might end with other bits.
+    assert checkpoint.load(tmp_path / "work" / "last.pt")["losses"] == []
+    assert_same(fit(tiny, tmp_path), undisturbed)
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 64] = bytes(255 - byte for byte in content[middle : middle + 64])
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [remove, cut, flip])
+def test_run_whose_best_model_is_lost_starts_afresh_and_says_so(
+    damage: Callable[[Path], None],
+    tiny: Any,
+    tmp_path: Path,
+    undisturbed: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    best = tmp_path / "work" / "best.pt"
+    broken_off(tiny, tmp_path, monkeypatch, steps=9)
+    damage(best)
+    fit(tiny, tmp_path)
+    assert f"{best}: is not that of epoch 1, the best so far: starting afresh" in (
+        capsys.readouterr().err
+    )
+    assert_same(tmp_path, undisturbed)
+    # Finished, it cannot be published again either.
+    damage(best)
+    assert_same(fit(tiny, tmp_path), undisturbed)
+
+
+@pytest.mark.parametrize("damage", [cut, flip])
+def test_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(
+    damage: Callable[[Path], None],
+    tiny: Any,
+    tmp_path: Path,
+    undisturbed: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    broken_off(tiny, tmp_path, monkeypatch, steps=4)
+    last = tmp_path / "work" / "last.pt"
+    damage(last)
+    capsys.readouterr()
+    fit(tiny, tmp_path)
+    said = capsys.readouterr().err
+    assert f"{last}: damaged or no checkpoint" in said
+    assert f"going on after epoch 0 and 2 steps, from {last.with_name('previous.pt')}" in said
+    assert_same(tmp_path, undisturbed)
+
+
+def test_checkpoint_that_reads_back_otherwise_is_not_taken(
+    tiny: Any, tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken_off(tiny, tmp_path, monkeypatch, steps=2)
+    last = tmp_path / "work" / "last.pt"
+    before = last.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "checksum", lambda path: "another")
+        with pytest.raises(CheckpointError, match="reads back otherwise than it was written"):
+            checkpoint.save(last, {"model": {}, "config": {}}, previous=tmp_path / "previous.pt")
+    assert last.read_bytes() == before
+    assert sorted(path.name for path in last.parent.iterdir()) == ["last.pt", "metrics.jsonl"]
+    assert_same(fit(tiny, tmp_path), undisturbed)
+
+
+def test_full_disk_stops_training_with_the_last_good_checkpoint_intact(
+    tiny: Any, tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    last = tmp_path / "work" / "last.pt"
+    good: list[str] = []
+
+    def fill() -> None:
+        # What a file can grow to: the next checkpoint cannot be written.
+        good.append(checksum(last))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+
+    with monkeypatch.context() as patch:
+        after_steps(patch, 3, fill)
+        try:
+            with pytest.raises(MMNetError, match=r"last\.pt: cannot be written: File too large"):
+                fit(tiny, tmp_path, with_train(tiny.config, save_minutes=OFTEN))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [checksum(last)] == good
+    assert not list(tmp_path.rglob("*.tmp"))
+    assert_same(fit(tiny, tmp_path), undisturbed)
+
+
+def test_a_checkpoint_holds_all_that_going_on_needs(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken_off(tiny, tmp_path, monkeypatch, steps=9)
+    content = checkpoint.load(tmp_path / "work" / "last.pt")
+    assert content["config"] == tiny.config.identity()
+    assert len(content["history"]) == 1
+    assert len(content["losses"]) == 2
+    assert {"model", "optimizer", "scaler", "table", "images", "weights", "code"} <= set(content)
+
+
+def test_random_numbers_are_those_of_seed_step_and_process(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny.config.model.model_copy(update={"dropout": 0.5})
+    config = tiny.config.model_copy(update={"model": model})
+    fit(tiny, tmp_path / "undisturbed", config)
+    with monkeypatch.context() as patch:
+        after_steps(patch, 4, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Stopped):
+            fit(tiny, tmp_path / "stopped", config)
+    torch.rand(7)
+    assert_same(fit(tiny, tmp_path / "stopped", config), tmp_path / "undisturbed")
+
+
+class DyingItems(Dataset[Any]):
+    """Reading the third kills the process, as a kernel short of memory does."""
+
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, index: int) -> int:
+        if index == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return index
+
+    def paths(self, index: int) -> list[Path]:
+        return [Path(f"image{index}.jpg")]
+
+
+def test_dead_reader_names_the_image_it_was_at() -> None:
+    with pytest.raises(DataError) as caught:
+        list(read(DyingItems(), batch_size=None, workers=2))
+    assert str(caught.value).startswith("image2.jpg: the process that was reading it died (")
+    assert "Lower train.workers" in str(caught.value)
+
+
+def signalled_midway(number: int, pids: Callable[[], list[int]]) -> Callable[[], None]:
+    """Signal processes from another one, as a queue or the kernel does, and compute on."""
+
+    def act() -> None:
+        subprocess.run(["/bin/kill", f"-{number}", *map(str, pids())], check=True)
+        time.sleep(0.5)
+
+    return act
+
+
+def readers() -> list[int]:
+    return [process.pid for process in multiprocessing.active_children() if process.pid]
+
+
+def test_queue_that_signals_readers_too_gets_a_saved_run(
+    tiny: Any, tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = with_train(tiny.config, workers=1)
+    with monkeypatch.context() as patch:
+        everyone = signalled_midway(signal.SIGTERM, lambda: [os.getpid(), *readers()])
+        after_steps(patch, 2, everyone)
+        with pytest.raises(Stopped, match="after 3 of its steps"):
+            fit(tiny, tmp_path, config)
+    assert_same(fit(tiny, tmp_path), undisturbed)
+
+
+def test_reader_that_dies_while_a_step_is_computed_is_told_by_its_image(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    after_steps(monkeypatch, 1, signalled_midway(signal.SIGKILL, readers))
+    with pytest.raises(DataError, match=r"\.jpg: the process that was reading it died"):
+        fit(tiny, tmp_path, with_train(tiny.config, workers=1))
+
+
+def test_state_of_a_gpu_without_scaled_loss_is_taken_by_one_with(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken_off(tiny, tmp_path, monkeypatch, steps=3)
+    model = build_model(tiny.config.model, tiny.config.tower, weights=None)
+    run = step.start(model, tiny.config.train, CPU)
+    run.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    state.resume(run, tmp_path / "work" / "last.pt")
+    assert run.scaler.get_scale() == 4.0
+    assert len(run.losses) == 2
+
+
+def test_too_little_memory_for_evaluating_says_what_to_lower(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr("mmnet.evaluate.predict._masks", full)
+    with pytest.raises(
+        TrainingError, match=r"evaluating 8 sentences .* Lower evaluate\.batch_size"
+    ):
+        fit(tiny, tmp_path)
+
+
+def test_missing_image_in_evaluation_is_named_and_its_readers_end(
+    tiny: Any, tmp_path: Path
+) -> None:
+    items = evaluation_items(tiny.config, tiny.table, tiny.images, splits=["val"])
+    image = items.paths(0)[0]
+    content = image.read_bytes()
+    image.unlink()
+    before = readers()
+    try:
+        with pytest.raises(DataError, match=rf"{image}: image not found") as caught:
+            fit(tiny, tmp_path, with_train(tiny.config, workers=2))
+        # They leave SIGTERM alone: multiprocessing would wait for them for ever.
+        assert caught
+        assert readers() == before
+    finally:
+        image.write_bytes(content)
+
+
+def test_pieces_that_a_killed_run_was_writing_are_cleared_away(tiny: Any, tmp_path: Path) -> None:
+    pieces = [tmp_path / "work" / ".last.pt.1.tmp", tmp_path / ".checkpoint.pt.2.tmp"]
+    for piece in pieces:
+        piece.parent.mkdir(exist_ok=True)
+        piece.write_bytes(b"half")
+    fit(tiny, tmp_path)
+    assert not any(piece.exists() for piece in pieces)
+
+
+def test_unreadable_image_in_training_is_named(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = training_items(tiny.config, tiny.table, tiny.images)
+    image = items.paths(5)[0]
+    content = image.read_bytes()
+    image.write_bytes(content[:100])
+    try:
+        with pytest.raises(DataError, match=rf"{image}: image damaged"):
+            fit(tiny, tmp_path, with_train(tiny.config, workers=1))
+    finally:
+        image.write_bytes(content)
+
+
+def test_states_of_another_run_are_not_gone_on_from(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken_off(tiny, tmp_path, monkeypatch, steps=3)
+    assert state.resumable(tmp_path / "work", {"code": "another"}) is None
+    assert "is of another code: starting afresh" in capsys.readouterr().err
+    lines = (tmp_path / "work" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == []

@@ -1,0 +1,426 @@
+"""The mini benchmark: REFER's layout, true masks, and sentences that name one thing."""
+
+import hashlib
+import io
+import json
+import pickle
+import re
+from collections import Counter, defaultdict
+from types import SimpleNamespace
+from zipfile import ZIP_STORED, ZipFile
+
+import numpy as np
+import pytest
+from open_clip.tokenizer import SimpleTokenizer
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from mmnet.benchmark.language import Speaker
+from mmnet.benchmark.scenes import COLOURS, draw_scene, paint, scenes, write_mirror
+from mmnet.runtime.errors import DataError
+from support.scene_meaning import read
+
+SIZES = [(112, 96), (96, 112), (104, 104), (112, 104)]
+IMAGES = {
+    "refcoco": {"train": 50, "val": 20, "testA": 20, "testB": 20},
+    "refcocog": {"train": 50, "val": 15, "test": 15},
+}
+FEW = {
+    "refcoco": {"train": 3, "val": 2, "testA": 1, "testB": 1},
+    "refcocog": {"train": 2, "val": 1, "test": 1},
+}
+REFS = {"refcoco": "refs(unc).p", "refcoco+": "refs(unc).p", "refcocog": "refs(umd).p"}
+GROUPS = {"testA": {"circle", "square", "triangle"}, "testB": {"star", "cross", "ring"}}
+PLACES = r"\b(left|right|top|bottom|middle|center|corner|side|above|below|under|front|behind)"
+
+
+@pytest.fixture(scope="module")
+def mirror(tmp_path_factory):
+    """A written mirror, read back with none of the code that wrote it."""
+    folder = tmp_path_factory.mktemp("mirror")
+    write_mirror(folder, seed=7, image_sizes=SIZES, images=IMAGES)
+    instances, refs = {}, {}
+    for dataset, name in REFS.items():
+        with ZipFile(folder / f"{dataset}.zip") as archive:
+            instances[dataset] = json.loads(archive.read(f"{dataset}/instances.json"))
+            refs[dataset] = pickle.loads(archive.read(f"{dataset}/{name}"))
+    drawn = {i: (split, s) for _, split, i, s in scenes(seed=7, image_sizes=SIZES, images=IMAGES)}
+    annotations = {d: {a["id"]: a for a in instances[d]["annotations"]} for d in REFS}
+    return SimpleNamespace(
+        folder=folder, instances=instances, refs=refs, annotations=annotations, scenes=drawn
+    )
+
+
+def positions(mirror, dataset):
+    """The place of every annotation's thing in its scene."""
+    by_image = defaultdict(list)
+    for annotation in mirror.instances[dataset]["annotations"]:
+        by_image[annotation["image_id"]].append(annotation["id"])
+    return {ann: place for anns in by_image.values() for place, ann in enumerate(anns)}
+
+
+def decode(segmentation, height, width):
+    rle = coco_mask.frPyObjects(segmentation, height, width)
+    return coco_mask.decode(coco_mask.merge(rle) if isinstance(rle, list) else rle).astype(bool)
+
+
+def hashes(folder):
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+def sentences(mirror, dataset):
+    return [s["sent"] for ref in mirror.refs[dataset] for s in ref["sentences"]]
+
+
+@pytest.mark.parametrize("dataset", REFS)
+def test_every_sentence_names_exactly_the_referred_thing(mirror, dataset):
+    place = positions(mirror, dataset)
+    for ref in mirror.refs[dataset]:
+        _, scene = mirror.scenes[ref["image_id"]]
+        for sentence in ref["sentences"]:
+            reading = read(sentence["sent"], scene.things, scene.width, scene.height)
+            assert reading.sure == reading.possible == {place[ref["ann_id"]]}, sentence["sent"]
+
+
+@pytest.mark.parametrize("dataset", REFS)
+def test_sentences_of_many_more_scenes_name_exactly_one_thing(dataset):
+    for seed in range(250):
+        rng = np.random.default_rng(seed)
+        scene = draw_scene(rng, *SIZES[seed % len(SIZES)])
+        speaker = Speaker(scene.things, scene.width, scene.height, rng)
+        for i, thing in enumerate(scene.things):
+            for sentence in speaker.sentences(dataset, thing):
+                reading = read(sentence, scene.things, scene.width, scene.height)
+                assert reading.sure == reading.possible == {i}, (seed, sentence)
+
+
+def test_the_judge_of_meaning_sees_wrong_words_and_doubtful_places():
+    def thing(shape, colour, x, y, size="small", pattern="plain"):
+        return SimpleNamespace(shape=shape, colour=colour, pattern=pattern, size=size, x=x, y=y)
+
+    things = [
+        thing("star", "red", 20, 20),
+        thing("star", "blue", 27, 80, pattern="striped"),
+        thing("star", "red", 80, 50, size="large"),
+        thing("ring", "white", 50, 50),
+    ]
+
+    def sure_and_possible(sentence):
+        reading = read(sentence, things, 100, 100)
+        return reading.sure, reading.possible
+
+    assert sure_and_possible("red star") == ({0, 2}, {0, 2})
+    assert sure_and_possible("the big red star") == ({2}, {2})
+    assert sure_and_possible("star with stripes") == ({1}, {1})
+    assert sure_and_possible("yellow star") == (set(), set())
+    assert sure_and_possible("left star") == ({0}, {0, 1})
+    assert sure_and_possible("left red star") == ({0}, {0})
+    assert sure_and_possible("red star on the left") == ({0}, {0})
+    assert sure_and_possible("star on the left") == ({0, 1}, {0, 1})
+    assert sure_and_possible("bottom left one") == ({1}, {1})
+    assert sure_and_possible("star in the middle") == (set(), set())
+    assert sure_and_possible("the one in the center") == ({3}, {3})
+    assert sure_and_possible("a star that is to the right of the white ring") == ({2}, {2})
+    assert sure_and_possible("the star above the ring") == (set(), {0})
+    for nonsense in ("purple", "the star above the star", "star left circle", "red red"):
+        with pytest.raises(ValueError, match=r"star|is no sentence"):
+            read(nonsense, things, 100, 100)
+
+
+@pytest.mark.parametrize("dataset", REFS)
+def test_another_colour_word_makes_the_sentence_false(mirror, dataset):
+    place = positions(mirror, dataset)
+    changed = 0
+    for ref in mirror.refs[dataset]:
+        _, scene = mirror.scenes[ref["image_id"]]
+        own = scene.things[place[ref["ann_id"]]].colour
+        for sentence in ref["sentences"]:
+            head, *rest = re.split(
+                r"(?= (?:above|below|to the|on the|that is|which is) )",
+                sentence["sent"],
+                maxsplit=1,
+            )
+            if own in head.split():
+                other = "green" if own == "red" else "red"
+                words = [other if word == own else word for word in head.split()]
+                text = " ".join(words) + "".join(rest)
+                reading = read(text, scene.things, scene.width, scene.height)
+                assert place[ref["ann_id"]] not in reading.possible
+                changed += 1
+    assert changed > 0.25 * len(sentences(mirror, dataset))
+
+
+def test_refcoco_plus_has_no_location_words_and_refcoco_has_many(mirror):
+    share = {
+        dataset: np.mean([bool(re.search(PLACES, s)) for s in sentences(mirror, dataset)])
+        for dataset in REFS
+    }
+    assert share["refcoco+"] == 0
+    assert 0.5 < share["refcoco"] < 0.85
+    assert share["refcocog"] > 0.6
+
+
+def test_in_g_ref_the_relation_is_needed_in_a_quarter_to_a_third(mirror):
+    related = needed = 0
+    for ref in mirror.refs["refcocog"]:
+        _, scene = mirror.scenes[ref["image_id"]]
+        for sentence in ref["sentences"]:
+            reading = read(sentence["sent"], scene.things, scene.width, scene.height)
+            related += bool(re.search(PLACES, sentence["sent"]))
+            needed += len(reading.noun) > 1
+    total = len(sentences(mirror, "refcocog"))
+    assert related > 0.6 * total
+    assert 0.22 * total < needed < 0.38 * total
+
+
+def test_in_refcoco_the_place_is_often_needed(mirror):
+    needed = 0
+    for ref in mirror.refs["refcoco"]:
+        _, scene = mirror.scenes[ref["image_id"]]
+        for sentence in ref["sentences"]:
+            reading = read(sentence["sent"], scene.things, scene.width, scene.height)
+            needed += len(reading.noun) > 1
+    assert needed > 0.25 * len(sentences(mirror, "refcoco"))
+
+
+def test_sentences_fit_the_papers_number_of_clip_tokens(mirror):
+    tokenizer = SimpleTokenizer()
+    for dataset, longest in {"refcoco": 17, "refcoco+": 17, "refcocog": 22}.items():
+        lengths = [len(tokenizer.encode(s)) + 2 for s in set(sentences(mirror, dataset))]
+        assert max(lengths) <= longest
+
+
+@pytest.mark.parametrize("dataset", REFS)
+def test_a_ref_has_about_three_different_sentences(mirror, dataset):
+    said = [[s["sent"] for s in ref["sentences"]] for ref in mirror.refs[dataset]]
+    assert 2.5 < np.mean([len(group) for group in said]) < 3.3
+    assert all(len(set(group)) == len(group) for group in said)
+
+
+def test_nearly_all_things_of_a_training_scene_are_referred_to(mirror):
+    for dataset in REFS:
+        train = [r for r in mirror.refs[dataset] if r["split"] == "train"]
+        things = [len(mirror.scenes[i][1].things) for i in {r["image_id"] for r in train}]
+        assert len(train) > 0.9 * sum(things)
+
+
+def test_guessing_a_thing_at_random_is_right_once_in_three_or_four(mirror):
+    counts = [len(scene.things) for _, scene in mirror.scenes.values()]
+    assert min(counts) >= 3
+    assert max(counts) == 4
+    assert np.mean(counts) > 3.1
+
+
+def test_most_things_share_their_shape_with_another_so_attributes_matter(mirror):
+    shared = [
+        sum(other.shape == thing.shape for other in scene.things) > 1
+        for split, scene in mirror.scenes.values()
+        if split == "train"
+        for thing in scene.things
+    ]
+    assert np.mean(shared) > 0.5
+
+
+# pycocotools 2.0 decodes by a protocol that NumPy 2 calls old.
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_masks_written_are_the_masks_painted(mirror):
+    for dataset in ("refcoco", "refcocog"):
+        place = positions(mirror, dataset)
+        for annotation in mirror.instances[dataset]["annotations"]:
+            _, scene = mirror.scenes[annotation["image_id"]]
+            painted = scene.visible(place[annotation["id"]])
+            written = decode(annotation["segmentation"], scene.height, scene.width)
+            assert (painted & written).sum() > 0.95 * (painted | written).sum()
+            assert annotation["area"] == written.sum()
+            left, top, width, height = annotation["bbox"]
+            rows, columns = np.flatnonzero(written.any(1)), np.flatnonzero(written.any(0))
+            assert left == pytest.approx(columns[0], abs=1)
+            assert top == pytest.approx(rows[0], abs=1)
+            assert left + width == pytest.approx(columns[-1] + 1, abs=1)
+            assert top + height == pytest.approx(rows[-1] + 1, abs=1)
+
+
+def test_photos_show_the_colours_inside_the_masks_and_nowhere_else(mirror):
+    palette = np.array(list(COLOURS.values()))
+    with ZipFile(mirror.folder / "train2014.zip") as archive:
+        for image in mirror.instances["refcoco"]["images"][:40]:
+            photo = Image.open(io.BytesIO(archive.read(f"train2014/{image['file_name']}")))
+            assert photo.size == (image["width"], image["height"])
+            pixels = np.asarray(photo, dtype=float)
+            distance = np.linalg.norm(pixels[:, :, None] - palette, axis=-1)
+            _, scene = mirror.scenes[image["id"]]
+            for i, thing in enumerate(scene.things):
+                near = distance[..., list(COLOURS).index(thing.colour)][scene.visible(i)] < 75
+                # Stripes take nearly half of a thing, and an edge is blurred.
+                assert near.mean() > (0.8 if thing.pattern == "plain" else 0.3), thing
+            outside = ~np.any([layer > 0 for layer in scene.layers], axis=0)
+            assert (distance.min(-1)[outside] < 50).mean() < 0.02
+
+
+def test_at_least_half_of_every_thing_is_visible_and_some_are_partly_hidden(mirror):
+    shares = [
+        scene.visible(i).sum() / (layer >= 128).sum()
+        for _, scene in mirror.scenes.values()
+        for i, layer in enumerate(scene.layers)
+    ]
+    assert min(shares) > 0.55
+    assert 0.05 < np.mean(np.array(shares) < 0.95) < 0.5
+
+
+def test_sizes_are_two_classes_far_apart(mirror):
+    radii = defaultdict(list)
+    for _, scene in mirror.scenes.values():
+        for thing in scene.things:
+            radii[thing.size].append(thing.radius / min(scene.width, scene.height))
+    assert min(radii["large"]) > 1.35 * max(radii["small"])
+
+
+def test_both_forms_of_segmentation_occur_and_rings_keep_their_hole(mirror):
+    for dataset in REFS:
+        names = {c["id"]: c["name"] for c in mirror.instances[dataset]["categories"]}
+        forms = Counter(
+            (names[a["category_id"]] == "ring", type(a["segmentation"]))
+            for a in mirror.instances[dataset]["annotations"]
+        )
+        assert forms[False, list] > 20
+        assert forms[False, dict] > 20
+        assert forms[True, dict] > 20
+        assert forms[True, list] == 0
+
+
+def test_archives_have_the_members_of_the_originals(mirror):
+    for dataset, name in REFS.items():
+        with ZipFile(mirror.folder / f"{dataset}.zip") as archive:
+            assert archive.namelist() == [f"{dataset}/instances.json", f"{dataset}/{name}"]
+    with ZipFile(mirror.folder / "train2014.zip") as archive:
+        members = archive.infolist()
+    assert {m.compress_type for m in members} == {ZIP_STORED}
+    assert all(re.fullmatch(r"train2014/COCO_train2014_\d{12}\.jpg", m.filename) for m in members)
+    listed = {f"train2014/{i['file_name']}" for d in REFS for i in mirror.instances[d]["images"]}
+    assert {m.filename for m in members} == listed
+
+
+def test_checksums_are_of_the_files_written(mirror):
+    lines = (mirror.folder / "SHA256SUMS").read_text().splitlines()
+    found = hashes(mirror.folder)
+    del found["SHA256SUMS"]
+    assert dict(reversed(line.split("  ")) for line in lines) == found
+    assert len(found) == 4
+
+
+def test_instances_and_refs_have_exactly_the_keys_of_the_originals(mirror):
+    annotation_keys = {"id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation"}
+    ref_keys = {"ref_id", "ann_id", "image_id", "category_id", "split", "file_name", "sent_ids"}
+    for dataset in REFS:
+        instances = mirror.instances[dataset]
+        assert set(instances) == {"info", "licenses", "images", "annotations", "categories"}
+        assert all({"id", "file_name", "width", "height"} <= set(i) for i in instances["images"])
+        assert all(set(a) == annotation_keys for a in instances["annotations"])
+        assert all(set(c) == {"id", "name", "supercategory"} for c in instances["categories"])
+        for ref in mirror.refs[dataset]:
+            annotation = mirror.annotations[dataset][ref["ann_id"]]
+            assert set(ref) == ref_keys | {"sentences"}
+            assert ref["image_id"] == annotation["image_id"]
+            assert ref["category_id"] == annotation["category_id"]
+            assert ref["file_name"] == f"COCO_train2014_{ref['image_id']:012d}_{ref['ann_id']}.jpg"
+            assert ref["sent_ids"] == [s["sent_id"] for s in ref["sentences"]]
+            for sentence in ref["sentences"]:
+                assert set(sentence) == {"sent_id", "sent", "raw", "tokens"}
+                assert sentence["tokens"] == sentence["sent"].split()
+                assert {type(v) for v in sentence.values()} == {int, str, list}
+
+
+def test_ids_are_unique_within_a_data_set(mirror):
+    for dataset in REFS:
+        refs, instances = mirror.refs[dataset], mirror.instances[dataset]
+        for ids in (
+            [ref["ref_id"] for ref in refs],
+            [ref["ann_id"] for ref in refs],
+            [i for ref in refs for i in ref["sent_ids"]],
+            [image["id"] for image in instances["images"]],
+            [annotation["id"] for annotation in instances["annotations"]],
+        ):
+            assert len(set(ids)) == len(ids)
+
+
+def test_splits_share_no_image_and_refcoco_plus_has_refcocos(mirror):
+    images = {}
+    for dataset in REFS:
+        by_split = defaultdict(set)
+        for ref in mirror.refs[dataset]:
+            by_split[ref["split"]].add(ref["image_id"])
+        assert sum(map(len, by_split.values())) == len(set.union(*by_split.values()))
+        images[dataset] = by_split
+    assert {k: len(v) for k, v in images["refcoco"].items()} == IMAGES["refcoco"]
+    # A scene of which nothing can be said has no ref, and so no image: few have.
+    for split, number in IMAGES["refcocog"].items():
+        assert 0.9 * number <= len(images["refcocog"][split]) <= number
+    for split, shown in images["refcoco+"].items():
+        # As in the originals, where RefCOCO+ lacks two images that no word tells apart.
+        assert shown <= images["refcoco"][split]
+        assert len(shown) > 0.9 * IMAGES["refcoco"][split]
+    assert mirror.instances["refcoco+"] == mirror.instances["refcoco"]
+    one, other = (set.union(*images[d].values()) for d in ("refcoco", "refcocog"))
+    assert not one & other
+
+
+@pytest.mark.parametrize("dataset", ["refcoco", "refcoco+"])
+def test_test_a_and_test_b_refer_to_different_categories(mirror, dataset):
+    names = {c["id"]: c["name"] for c in mirror.instances[dataset]["categories"]}
+    seen = defaultdict(set)
+    for ref in mirror.refs[dataset]:
+        seen[ref["split"]].add(names[ref["category_id"]])
+    assert seen["testA"] == GROUPS["testA"]
+    assert seen["testB"] == GROUPS["testB"]
+    assert seen["train"] == seen["val"] == GROUPS["testA"] | GROUPS["testB"]
+    for split, scene in mirror.scenes.values():
+        if split in GROUPS:
+            own = [thing.shape in GROUPS[split] for thing in scene.things]
+            assert np.mean(own) >= 0.5
+
+
+def test_one_seed_gives_the_same_bytes_and_another_seed_others(tmp_path):
+    for name, seed in (("one", 3), ("again", 3), ("other", 4)):
+        write_mirror(tmp_path / name, seed=seed, image_sizes=SIZES, images=FEW)
+    one, again, other = (hashes(tmp_path / name) for name in ("one", "again", "other"))
+    assert one == again
+    assert not set(one.values()) & set(other.values())
+
+
+def test_an_image_depends_on_no_other_image():
+    more = {source: {s: n + (s == "train") for s, n in ns.items()} for source, ns in FEW.items()}
+    few, many = (
+        [
+            (source, split, scene.things)
+            for source, split, _, scene in scenes(seed=3, image_sizes=SIZES, images=images)
+        ]
+        for images in (FEW, more)
+    )
+    assert len(many) == len(few) + 2
+    assert all(scene in many for scene in few)
+
+
+def test_painting_is_repeatable_and_noisy():
+    scene = draw_scene(np.random.default_rng(0), 128, 96)
+    first, again, other = (np.asarray(paint(scene, np.random.default_rng(s))) for s in (1, 1, 2))
+    assert (first == again).all()
+    assert (first != other).mean() > 0.5
+
+
+def test_progress_sees_every_image(tmp_path):
+    seen = []
+
+    def watch(items):
+        for item in items:
+            seen.append(item)
+            yield item
+
+    write_mirror(tmp_path, seed=1, image_sizes=SIZES, images=FEW, progress=watch)
+    assert len(seen) == sum(sum(counts.values()) for counts in FEW.values())
+
+
+def test_an_unknown_split_is_refused_before_anything_is_written(tmp_path):
+    wrong = {**FEW, "refcocog": {"train": 1, "val": 1, "testA": 1}}
+    with pytest.raises(DataError, match="testA"):
+        write_mirror(tmp_path / "mirror", seed=1, image_sizes=SIZES, images=wrong)
+    assert not (tmp_path / "mirror").exists()

@@ -1,0 +1,532 @@
+"""Many processes, parts of batches, other precisions: the result that plain training gives."""
+
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+import torch.distributed.run
+import yaml
+from torch import Tensor, nn
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+
+from mmnet.cli import common as commands
+from mmnet.config.paths import Layout
+from mmnet.config.schema import Config, part_size
+from mmnet.data.dataset import evaluation_items, training_items
+from mmnet.evaluate import predict
+from mmnet.model import checkpoint
+from mmnet.model.build import build_model
+from mmnet.model.layers import resize, resize_by_products
+from mmnet.runtime import distributed as processes
+from mmnet.runtime.distributed import ALONE, World
+from mmnet.runtime.errors import ConfigError, TrainingError, UnheardError
+from mmnet.runtime.progress import LAUNCHER, TOLD, UNHEARD
+from mmnet.runtime.signals import Stop
+from mmnet.train import loop, step
+from support import frozen_training
+from support.tiny import ROOT
+from support.training import CPU, fit, with_train
+
+
+def curve(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same_curve(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> None:
+    assert [line["step"] for line in ours] == [line["step"] for line in theirs]
+    for one, other in zip(ours, theirs, strict=True):
+        assert one["lr"] == other["lr"]
+        # Sums in another order, over 12 steps.
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
+        assert one["val"]["mIoU"] == pytest.approx(other["val"]["mIoU"], abs=2e-3)
+
+
+@pytest.fixture(scope="module")
+def frozen(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The curve of one process, batch statistics frozen."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nn.BatchNorm2d, "forward", frozen_training.frozen)
+        return curve(fit(tiny, tmp_path_factory.mktemp("one")))
+
+
+def test_parts_of_a_batch_give_the_curve_of_the_whole(
+    tiny: Any, frozen: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nn.BatchNorm2d, "forward", frozen_training.frozen)
+    assert_same_curve(curve(fit(tiny, tmp_path, with_train(tiny.config, accumulate=2))), frozen)
+
+
+def in_two(
+    tiny: Any, config: Config, folder: Path, *steps: str
+) -> subprocess.CompletedProcess[str]:
+    """Train in two processes."""
+    arguments = [config.model_dump_json(), tiny.table, tiny.images, folder, *steps]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return subprocess.run(
+        [*torchrun, "--nproc-per-node", "2", ROOT / "tests/support/frozen_training.py", *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_two_processes_of_which_one_is_signalled_stop_together_and_go_on_to_the_curve_of_one(
+    tiny: Any, frozen: Any, tmp_path: Path
+) -> None:
+    done = in_two(tiny, tiny.config, tmp_path, "8")
+    # One speaks for both.
+    assert done.stderr.count("a batch of 4 = 2 process(es) x 1 part(s) x 2 items, on cpu") == 1
+    assert done.stderr.count("epoch 1/2: loss") == 1
+    assert "stopped by SIGUSR1 in epoch 2, after 3 of its steps, and saved" in done.stderr
+    assert done.stderr.count("left\n") == 2
+    # In parts from here on.
+    done = in_two(tiny, with_train(tiny.config, accumulate=2), tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("a batch of 4 = 2 process(es) x 2 part(s) x 1 items, on cpu") == 1
+    assert "going on after epoch 1 and 3 steps, from" in done.stderr
+    assert done.stderr.count("left\n") == 2
+    assert_same_curve(curve(tmp_path), frozen)
+
+
+@pytest.mark.parametrize(("size", "accumulate"), [(1, 1), (2, 1), (1, 4), (2, 2), (4, 1)])
+def test_processes_and_parts_take_each_item_of_a_batch_once(
+    tiny: Any, size: int, accumulate: int
+) -> None:
+    config = with_train(tiny.config, accumulate=accumulate)
+    model = build_model(config.model, config.tower, weights=None)
+    run = step.start(model, config.train, CPU)
+    shares = []
+    for rank in range(size):
+        stepper = step.Stepper.__new__(step.Stepper)
+        stepper.run, stepper.config, stepper.world = run, config, World(rank, size)
+        shares.append([*stepper.items(3)])
+    # In the order of the epoch, the fourth batch of four.
+    assert [index for share in shares for index in share] == [12, 13, 14, 15]
+    assert {len(share) for share in shares} == {part_size(config.train, size) * accumulate}
+
+
+def test_order_and_sentences_do_not_depend_on_processes(tiny: Any) -> None:
+    first, second = (training_items(tiny.config, tiny.table, tiny.images) for _ in range(2))
+    first.set_epoch(3)
+    second.set_epoch(1)
+    second.set_epoch(3)
+    assert (first.order == second.order).all()
+
+
+def test_indivisible_batches_are_refused_before_any_work(tiny: Any) -> None:
+    from mmnet.config.load import load_params
+    from support.tiny import TINY
+
+    with pytest.raises(ConfigError) as caught:
+        load_params(ROOT / "params.yaml", [*TINY, "profiles.mini.train.accumulate=3"])
+    assert str(caught.value) == (
+        "params.yaml: profiles.mini.train batch_size 4 is not divisible by 1 processes x 3 parts "
+        "(accumulate): change one of them."
+    )
+
+
+def test_torchrun_with_an_indivisible_number_of_processes_is_refused(tiny: Any) -> None:
+    run = step.start(
+        build_model(tiny.config.model, tiny.config.tower, weights=None), tiny.config.train, CPU
+    )
+    with pytest.raises(ConfigError, match="not divisible by 3 processes x 1 parts"):
+        step.Stepper(run, tiny.config, World(0, 3), CPU, Stop())
+
+
+def test_every_sentence_is_counted_once_whatever_the_number_of_processes(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny.config
+    torch.manual_seed(0)
+    model = build_model(config.model, config.tower, weights=None)
+    items = evaluation_items(config, tiny.table, tiny.images, splits=config.dataset.splits)
+
+    def predicted() -> pd.DataFrame:
+        return predict.predict_together(
+            model, items, config, device=CPU, shown=lambda batches, count: batches
+        )
+
+    alone = predicted()
+    for size in (2, len(items) + 2):  # the last has no batch
+        shares: list[pd.DataFrame] = []
+        for rank in range(size):
+            monkeypatch.setattr(predict, "world", lambda rank=rank, size=size: World(rank, size))
+            monkeypatch.setattr(World, "gather", lambda self, rows: [rows])
+            with monkeypatch.context() as patch:
+                # Unsorted: what a process would send.
+                patch.setattr(pd.DataFrame, "sort_values", lambda self, *a, **k: self)
+                shares.append(predicted())
+        monkeypatch.setattr(World, "gather", lambda self, rows, shares=shares: shares)
+        pd.testing.assert_frame_equal(predicted(), alone)
+        monkeypatch.undo()
+
+
+def gradients(
+    tiny: Any, config: Config, *, device: torch.device = CPU
+) -> tuple[float, list[Tensor]]:
+    """One step's loss and gradients, of the same weights and items."""
+    torch.manual_seed(0)
+    model = build_model(config.model, config.tower, weights=None)
+    run = step.start(model, config.train, device)
+    stepper = step.Stepper(run, config, ALONE, device, Stop())
+    model.train()
+    loss = stepper.step([first_batch(tiny)], step=0, lr=0.0)
+    return loss, [p.grad.clone() for p in model.parameters()]
+
+
+def cosine(ours: list[Tensor], theirs: list[Tensor]) -> float:
+    one, other = (torch.cat([tensor.flatten() for tensor in grads]) for grads in (ours, theirs))
+    return float(torch.nn.functional.cosine_similarity(one, other, dim=0))
+
+
+def test_bf16_is_fp32_to_two_digits(tiny: Any) -> None:
+    loss, plain = gradients(tiny, tiny.config)
+    rounded_loss, rounded = gradients(tiny, with_train(tiny.config, precision="amp"))
+    assert rounded_loss != loss
+    assert rounded_loss == pytest.approx(loss, rel=1e-2)
+    assert cosine(rounded, plain) > 0.95
+
+
+def scaled(tiny: Any, monkeypatch: pytest.MonkeyPatch, scale: float) -> Any:
+    """A run in fp16, and its stepper."""
+    monkeypatch.setattr(step, "autocast_type", lambda train, device: torch.float16)
+    torch.manual_seed(0)
+    config = with_train(tiny.config, precision="amp")
+    run = step.start(build_model(config.model, config.tower, weights=None), config.train, CPU)
+    assert run.scaler.is_enabled()
+    run.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    return run, step.Stepper(run, config, ALONE, CPU, Stop())
+
+
+def first_batch(tiny: Any) -> Any:
+    items = training_items(tiny.config, tiny.table, tiny.images)
+    return next(iter(loop.read(items, batch_size=4, workers=0)))
+
+
+def test_fp16_with_its_loss_scaled_is_fp32_to_three_digits(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss, plain = gradients(tiny, tiny.config)
+    run, stepper = scaled(tiny, monkeypatch, 64.0)
+    run.model.train()
+    assert stepper.step([first_batch(tiny)], step=0, lr=0.0) == pytest.approx(loss, rel=2e-3)
+    # Fused Adam has divided them by the scale.
+    ours = [p.grad for p in run.model.parameters()]
+    assert cosine(ours, plain) > 0.995
+    for one, other in zip(ours, plain, strict=True):
+        assert float(one.norm()) == pytest.approx(float(other.norm()), rel=0.1, abs=1e-3)
+
+
+def test_a_step_whose_scaled_gradients_overflow_is_left_out(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, stepper = scaled(tiny, monkeypatch, 2.0**40)
+    run.model.train()
+    before = [p.detach().clone() for p in run.model.parameters()]
+    stepper.step([first_batch(tiny)], step=0, lr=1e-2)
+    assert all(map(torch.equal, before, run.model.parameters()))
+    assert run.scaler.get_scale() == 2.0**39
+
+
+def test_bf16_is_taken_where_a_gpu_has_it_and_fp16_where_not(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = with_train(tiny.config, precision="amp").train
+    cuda = torch.device("cuda")
+    for has, dtype in ((True, torch.bfloat16), (False, torch.float16)):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda has=has, **how: has)
+        assert step.autocast_type(train, cuda) is dtype
+    assert step.autocast_type(tiny.config.train, cuda) is None
+    assert step.autocast_type(train, CPU) is torch.bfloat16
+
+
+@pytest.mark.parametrize("tower", ["vit_b", "rn50"])
+def test_recomputed_activations_give_the_same_gradients(tiny: Any, tower: str) -> None:
+    config = tiny.config.model_copy(
+        update={"tower": tiny.params.active.towers[tower].model_copy(update={"pretrained": "none"})}
+    )
+    loss, plain = gradients(tiny, config)
+    again_loss, again = gradients(tiny, with_train(config, checkpoint_activations=True))
+    assert again_loss == loss
+    for one, other in zip(again, plain, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-8)
+
+
+def test_recomputing_is_of_the_towers_blocks(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    from open_clip import transformer
+
+    original = transformer.checkpoint
+    monkeypatch.setattr(
+        transformer, "checkpoint", lambda *a, **k: calls.append(1) or original(*a, **k)
+    )
+    gradients(tiny, tiny.config)
+    assert not calls
+    gradients(tiny, with_train(tiny.config, checkpoint_activations=True))
+    assert len(calls) >= 4
+
+
+def test_compiled_steps_give_the_same_gradients(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    loss, plain = gradients(tiny, tiny.config)
+    original, compiled = torch.compile, []
+
+    def traced(model: nn.Module) -> Any:
+        # The default backend's C++ takes a minute to build; the tracing is what can go wrong here.
+        compiled.append(model)
+        return original(model, backend="eager")
+
+    monkeypatch.setattr(torch, "compile", traced)
+    compiled_loss, ours = gradients(tiny, with_train(tiny.config, compile=True))
+    assert len(compiled) == 1
+    assert compiled_loss == pytest.approx(loss, rel=1e-5)
+    assert cosine(ours, plain) > 0.99999
+
+
+def test_fused_adam_is_plain_adam() -> None:
+    torch.manual_seed(0)
+    weights = [torch.randn(7, 5, requires_grad=True) for _ in range(2)]
+    with torch.no_grad():
+        weights[1].copy_(weights[0])
+    optimizers = [
+        torch.optim.Adam([weight], lr=1e-2, fused=fused)
+        for weight, fused in zip(weights, (True, False), strict=True)
+    ]
+    for _ in range(5):
+        gradient = torch.randn(7, 5)
+        for weight, optimizer in zip(weights, optimizers, strict=True):
+            weight.grad = gradient.clone()
+            optimizer.step()
+    torch.testing.assert_close(weights[0], weights[1], rtol=1e-6, atol=1e-7)
+
+
+def test_channels_last_is_the_plain_layout(tiny: Any) -> None:
+    torch.manual_seed(0)
+    model = build_model(tiny.config.model, tiny.config.tower, weights=None).eval()
+    image, tokens = torch.rand(2, 3, 64, 64), torch.full((2, 17), 7)
+    ours = model(image.to(memory_format=torch.channels_last), tokens)
+    plain = model.to(memory_format=torch.contiguous_format)(image, tokens)
+    torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("side", "other"), [(15, 30), (60, 120), (34, 30), (7, 7)])
+def test_resizing_on_a_gpu_is_resizing_on_the_cpu(side: int, other: int) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, side, side, dtype=torch.float64, requires_grad=True)
+    x = x.to(memory_format=torch.channels_last)
+    weight = torch.randn(2, 3, other, other, dtype=torch.float64)
+    results = []
+    for way in (resize, resize_by_products):
+        y = way(x, other)
+        (gradient,) = torch.autograd.grad((y * weight).sum(), x)
+        results.append((y, gradient))
+    for ours, plain in zip(*results, strict=True):
+        torch.testing.assert_close(ours, plain)
+
+
+def test_resizing_to_twice_the_size_keeps_the_digits_of_bf16() -> None:
+    # Weights are exact; only sums are rounded, once by rows and once by columns.
+    x = torch.randn(2, 3, 30, 30).bfloat16()
+    exact = resize(x.double(), 60)
+    error = (resize_by_products(x, 60).double() - exact).abs().max() / exact.abs().max()
+    assert float(error) < 2 * 2**-8
+
+
+def test_tf32_is_what_params_yaml_says(tiny: Any) -> None:
+    matmul, conv = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    before = matmul.fp32_precision, conv.fp32_precision
+    try:
+        for tf32, precision in ((True, "tf32"), (False, "ieee")):
+            commands._prepared("cpu", with_train(tiny.config, tf32=tf32).train)
+            assert (matmul.fp32_precision, conv.fp32_precision) == (precision, precision)
+    finally:
+        matmul.fp32_precision, conv.fp32_precision = before
+
+
+def test_gpus_that_torch_cannot_use_are_an_error_not_days_on_the_cpu(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MMNET_HELD_CARDS", "GPU-1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=r"nvidia-smi lists GPUs, and torch .* cannot use them"):
+        commands._prepared("auto", tiny.config.train)
+
+
+def test_too_little_memory_on_other_ways_is_told_in_one_line(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "_prepared", lambda name, config: CPU)
+    with (
+        pytest.raises(TrainingError) as caught,
+        commands.computing("cpu", tiny.params.active.pretrain),
+    ):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore")
+    assert str(caught.value) == (
+        "cpu has too little memory free (CUDA out of memory. Tried to allocate 2.00 GiB.). Name "
+        "another --device, or wait until its other users are done."
+    )
+
+
+def test_too_little_memory_says_what_to_set(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore")
+
+    monkeypatch.setattr(step, "mask_loss", full)
+    with pytest.raises(TrainingError) as caught:
+        fit(tiny, tmp_path, tiny.config)
+    assert str(caught.value) == (
+        "refcoco_vit_b: 4 items at a time are too many for the memory of cpu. Set "
+        "train.accumulate: 2 (2 at a time), or train.checkpoint_activations: true, or more "
+        "train.processes; the same command goes on. (train.precision: amp takes less too, and is "
+        "another run.) (CUDA out of memory. Tried to allocate 2.00 GiB.)"
+    )
+
+
+def test_how_a_run_is_computed_is_no_part_of_what_it_is(tiny: Any) -> None:
+    how = {
+        "device": "auto",
+        "workers": 3,
+        "processes": 2,
+        "accumulate": 2,
+        "checkpoint_activations": True,
+        "compile": True,
+        "save_minutes": 1.0,
+    }
+    assert with_train(tiny.config, **how).identity() == tiny.config.identity()
+    assert with_train(tiny.config, precision="amp").identity() != tiny.config.identity()
+
+
+def test_an_ended_process_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: Any) -> None:
+        raise RuntimeError("[gloo] Connection closed by peer [127.0.0.1]:1234\nC++ stack")
+
+    monkeypatch.setattr(processes.dist, "all_reduce", broken)
+    with pytest.raises(UnheardError) as caught:
+        World(1, 2).mean([1.0], CPU)
+    assert str(caught.value) == (
+        "process 2 of 2: the others were not heard ([gloo] Connection closed by peer "
+        "[127.0.0.1]:1234). See what they said; the same command goes on from the last checkpoint."
+    )
+
+
+def test_a_mistake_is_told_once_for_all_processes(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    command = [sys.executable, "-m", "mmnet", "train", "--experiment", "refcoco_vit_b"]
+    done = subprocess.run(
+        [*command, "--set", "profiles.mini.train.processes=2"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr == (
+        "mmnet: data/mini/refcoco.parquet: not found. Make it first: mmnet prepare refcoco.\n"
+    )
+
+
+def test_a_process_whose_launcher_is_gone_ends_at_once() -> None:
+    environment = {**os.environ, "TORCHELASTIC_RUN_ID": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "mmnet", "train", "--help"]
+    codes = []
+    for launcher in (os.getpid(), 4_000_000):
+        environment[LAUNCHER] = str(launcher)
+        done = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL)
+        codes.append(done.returncode)
+    assert codes == [0, -signal.SIGTERM]
+
+
+def test_a_process_that_was_killed_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def killed(*arguments: Any) -> None:
+        failure = ProcessFailure(local_rank=1, pid=7, exitcode=-9, error_file="")
+        raise ChildFailedError("mmnet", {1: failure})
+
+    monkeypatch.setattr(torch.distributed.run, "run", killed)
+    for variable in ("OMP_NUM_THREADS", "TORCH_CPP_LOG_LEVEL", TOLD, LAUNCHER):
+        monkeypatch.setenv(variable, "")  # launch's own processes inherit what it sets
+    try:
+        assert processes.launch(2, threads=1) == 128 + 9
+    finally:
+        logging.disable(logging.NOTSET)
+    assert capsys.readouterr().err == (
+        "mmnet: process 2 of 2 was ended by SIGKILL. The same command goes on.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("codes", "told", "code", "said"),
+    [
+        ({0: 1, 1: 1}, ["a mistake", UNHEARD], 1, ""),
+        ({0: 1, 1: -9}, [UNHEARD], 137, "mmnet: process 2 of 2 was ended by SIGKILL."),
+        ({0: 1, 1: -15}, ["a mistake"], 1, ""),
+        ({0: 1, 1: -15}, [], 1, ""),  # a traceback
+        ({0: 1, 1: 1}, [UNHEARD], 1, "mmnet: the others were not heard"),
+        ({1: -15}, [], 143, "mmnet: process 2 of 2 was ended by SIGTERM."),
+    ],
+)
+def test_what_ended_a_process_is_told_and_not_what_followed(
+    codes: dict[int, int],
+    told: list[str],
+    code: int,
+    said: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in told:
+        (tmp_path / name).write_text("the others were not heard")
+    assert processes._tell_cause(codes, tmp_path, 2) == code
+    err = capsys.readouterr().err
+    assert err.startswith(said)
+    assert err.count("\n") == bool(said)
+
+
+def test_the_command_calls_torchrun_and_a_stopped_run_goes_on_with_fewer_processes(
+    tiny: Any, tmp_path: Path
+) -> None:
+    layout = Layout("mini")
+    data = tmp_path / layout.data
+    data.mkdir(parents=True)
+    (data / "images").symlink_to(tiny.images)
+    (data / "images.tsv").symlink_to(tiny.images.with_suffix(".tsv"))
+    for name, table in tiny.tables.items():
+        (data / f"{name}.parquet").symlink_to(table)
+    values = tiny.params.model_dump(mode="json")
+    values["profiles"]["mini"]["train"] |= {"epochs": 400, "save_minutes": 1e-9}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
+    command = [sys.executable, "-m", "mmnet", "train", "--experiment", "refcoco_vit_b"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    how: dict[str, Any] = {"cwd": tmp_path, "env": environment, "text": True}
+    two = [*command, "--set", "profiles.mini.train.processes=2"]
+    run = tmp_path / layout.run("refcoco_vit_b", 0)
+    with subprocess.Popen(two, **how, stderr=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 120
+        while not (run / "work" / "previous.pt").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        said = process.communicate()[1]
+    assert process.returncode == 128 + signal.SIGTERM, said
+    assert "a batch of 4 = 2 process(es) x 1 part(s) x 2 items" in said
+    assert said.count("refcoco_vit_b: stopped by SIGTERM in epoch") == 1
+    assert "Traceback" not in said
+    assert "Warning" not in said
+    state = checkpoint.load(run / "work" / "last.pt")
+    one = subprocess.Popen(command, **how, stderr=subprocess.PIPE)
+    with one as process:
+        lines = iter(process.stderr.readline, "")  # type: ignore[union-attr]
+        going_on = next(line for line in lines if "going on" in line)
+        process.kill()
+    steps = f" and {len(state['losses'])} steps" if state["losses"] else ""
+    assert f"going on after epoch {len(state['history'])}{steps}, from" in going_on

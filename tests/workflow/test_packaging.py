@@ -1,0 +1,146 @@
+"""What installs mmnet: pyproject.toml, both locks and environment.yml say the same."""
+
+import importlib.util
+import os
+import re
+import tomllib
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from support.tiny import ROOT
+
+LOCKS = ("requirements.lock", "requirements-dev.lock")
+
+
+def lock_script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("lock", ROOT / ".ci" / "lock.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+LOCK = lock_script()
+
+
+def project() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def pins(lock: str) -> dict[str, str]:
+    """Name → version; one version a name."""
+    found: dict[str, str] = {}
+    for pin, _ in LOCK.entries((ROOT / lock).read_text()):
+        name = canonicalize_name(pin.name)
+        assert name not in found, f"{lock}: {name} is locked twice"
+        version = re.fullmatch(r"==([^,*]+)", str(pin.specifier))
+        assert version is not None, f"{lock}: {pin} is no pin"
+        found[name] = version[1]
+    return found
+
+
+def assert_locked(requirements: list[str], lock: str) -> None:
+    locked = pins(lock)
+    for requirement in map(Requirement, requirements):
+        version = locked.get(canonicalize_name(requirement.name))
+        assert version is not None, f"{lock} lacks {requirement}: run make lock"
+        assert requirement.specifier.contains(version), f"{lock} has {version}, not {requirement}"
+
+
+def test_locks_satisfy_pyproject() -> None:
+    metadata = project()["project"]
+    assert_locked(metadata["dependencies"], "requirements.lock")
+    for extra in metadata["optional-dependencies"].values():
+        # `dev` takes the other extras by our own name.
+        assert_locked([r for r in extra if not r.startswith("mmnet[")], "requirements-dev.lock")
+    assert_locked(metadata["dependencies"], "requirements-dev.lock")
+
+
+def test_the_lock_holds_what_builds_us() -> None:
+    # The Makefile builds without isolation, hence without a look at the network.
+    assert_locked(project()["build-system"]["requires"], "requirements.lock")
+
+
+def test_dev_lock_is_the_lock_and_more() -> None:
+    locked, dev = pins("requirements.lock"), pins("requirements-dev.lock")
+    assert locked.items() < dev.items()
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_every_pin_has_a_hash_and_no_host_is_named(lock: str) -> None:
+    text = (ROOT / lock).read_text()
+    for pin, block in LOCK.entries(text):
+        assert re.search(r"^    --hash=sha256:[0-9a-f]{64}", block, flags=re.MULTILINE), pin
+    assert not re.search(r"https?:|file:|--(extra-)?index-url|--find-links|--trusted-host", text)
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_no_pin_is_for_another_python(lock: str) -> None:
+    text = (ROOT / lock).read_text()
+    assert LOCK.prune(text) == text
+
+
+def test_pruning_drops_other_pythons_and_nothing_else() -> None:
+    kept = "a==1 \\\n    --hash=sha256:0\n    # via b\nc==2 ; sys_platform == 'win32' \\\n"
+    dropped = "d==3 ; python_full_version >= '3.12' \\\n    --hash=sha256:1\n    # via a\n"
+    assert LOCK.prune(dropped + kept + dropped) == kept
+
+
+def test_environment_yml_holds_the_locks_versions() -> None:
+    text = (ROOT / "environment.yml").read_text()
+    assert text == LOCK.conda_environment((ROOT / "requirements.lock").read_text())
+    environment = yaml.safe_load(text)
+    assert environment["channels"] == ["conda-forge", "nodefaults"]
+    python, pip, packages = environment["dependencies"]
+    assert pip == "pip"
+    assert python == "python=3.11"
+    assert project()["project"]["requires-python"] == ">=3.11,<3.12"
+    installed = dict(package.split("==") for package in packages["pip"])
+    locked = pins("requirements.lock")
+    assert installed.items() <= locked.items()
+    # What is left out is for other systems.
+    assert set(locked) - set(installed) == {"pyreadline3", "pywin32", "tzdata", "waitress"}
+
+
+def test_versions_and_licence_agree() -> None:
+    metadata = project()["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["cff-version"] == "1.2.0"
+    assert citation["version"] == metadata["version"]
+    assert citation["license"] == metadata["license"] == "Apache-2.0"
+    assert citation["authors"] == [{"name": "The mmnet maintainers"}]
+    licence = (ROOT / "LICENSE").read_text()
+    assert "Apache License" in licence
+    assert "END OF TERMS AND CONDITIONS" in licence
+
+
+def test_citation_names_the_paper() -> None:
+    (paper,) = yaml.safe_load((ROOT / "CITATION.cff").read_text())["references"]
+    assert paper["title"] == "MMNet: Multi-Mask Network for Referring Image Segmentation"
+    authors = [f"{author['given-names']} {author['family-names']}" for author in paper["authors"]]
+    assert authors == ["Yichen Yan", "Xingjian He", "Wenxuan Wang", "Jing Liu"]
+    assert "2305.14969" in paper["url"]
+
+
+def test_ci_entry_is_executable() -> None:
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+def test_readme_names_only_what_there_is() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert "@@" not in readme
+    pictures = re.findall(r"\]\((docs/[^)]+)\)", readme)
+    assert pictures
+    for picture in pictures:
+        assert (ROOT / picture).is_file(), picture
+    tests = "\n".join(path.read_text() for path in (ROOT / "tests").glob("*.py"))
+    for name in re.findall(r"`(test_\w+)`", readme):
+        assert f"def {name}(" in tests or (ROOT / "tests" / f"{name}.py").is_file(), name
+    for command in re.findall(r"^python -m mmnet ([\w-]+)", readme, flags=re.MULTILINE):
+        assert f'"{command}"' in (ROOT / "mmnet" / "__main__.py").read_text(), command
