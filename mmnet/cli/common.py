@@ -7,21 +7,21 @@ from collections.abc import Iterator
 from typing import Any
 
 from mmnet.config.load import load_params
-from mmnet.config.paths import Layout
+from mmnet.config.paths import Paths, RunPaths
 from mmnet.config.schema import Config, Params, PretrainConfig, TowerConfig, TrainConfig
 from mmnet.runtime.errors import ConfigError, TrainingError
 from mmnet.runtime.gpus import HELD, take
 
 
-def load(arguments: argparse.Namespace) -> tuple[Params, Layout]:
+def load(arguments: argparse.Namespace) -> tuple[Params, Paths]:
     params = load_params(arguments.params, arguments.set)
-    return params, Layout(params.profile)
+    return params, Paths(params.profile)
 
 
-def load_run(arguments: argparse.Namespace) -> tuple[Config, Layout]:
-    params, layout = load(arguments)
+def load_run(arguments: argparse.Namespace) -> tuple[Config, Paths, RunPaths]:
+    params, paths = load(arguments)
     seed = params.seeds[0] if arguments.seed is None else arguments.seed
-    return params.resolve(arguments.experiment, seed), layout
+    return params.resolve(arguments.experiment, seed), paths, paths.run(arguments.experiment, seed)
 
 
 def known_name(name: str, known: dict[Any, Any], what: str) -> Any:

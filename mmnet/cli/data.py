@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from mmnet.cli.common import known_name, known_tower, load
-from mmnet.config.paths import Layout
+from mmnet.config.paths import Paths
 from mmnet.config.schema import ArchiveName, Params, SourceConfig
 from mmnet.runtime.errors import ConfigError, DataError, MMNetError
 
@@ -15,7 +15,7 @@ def shapes(arguments: argparse.Namespace) -> None:
     from mmnet.benchmark.scenes import write_mirror
     from mmnet.runtime.progress import track
 
-    params, layout = load(arguments)
+    params, paths = load(arguments)
     shapes = params.active.shapes
     if shapes is None:
         raise ConfigError(
@@ -25,7 +25,7 @@ def shapes(arguments: argparse.Namespace) -> None:
     images = shapes.images.model_dump()
     total = sum(count for splits in images.values() for count in splits.values())
     write_mirror(
-        layout.mirror,
+        paths.mirror,
         seed=shapes.seed,
         image_sizes=shapes.image_sizes,
         images=images,
@@ -37,30 +37,30 @@ def download(arguments: argparse.Namespace) -> None:
     from mmnet.data.download import provide
     from mmnet.runtime.progress import say
 
-    params, layout = load(arguments)
+    params, paths = load(arguments)
     profile = params.active
     for name in arguments.archives:
         known_name(name, profile.archives, "archive")
     if arguments.check:
-        _check(params, layout, arguments.archives)
+        _check(params, paths, arguments.archives)
         return
     faults = []
     for name in arguments.archives or profile.archives:
         key = f"profiles.{params.profile}.data.{name}"
         local = profile.data.get(name)
         if local is not None:
-            say(f"{name}: not fetched, since {key} names your copy, {layout.source(name, local)}")
+            say(f"{name}: not fetched, since {key} names your copy, {paths.source(name, local)}")
             continue
         try:
             cure = f"name your copy in {key} in params.yaml"
-            provide(profile.archives[name], layout.archive(name), cure=cure)
+            provide(profile.archives[name], paths.archive(name), cure=cure)
         except DataError as error:  # the others may be to be had
             faults.append(str(error))
     if faults:
         raise DataError(" ".join(faults))
 
 
-def _check(params: Params, layout: Layout, archives: list[ArchiveName]) -> None:
+def _check(params: Params, paths: Paths, archives: list[ArchiveName]) -> None:
     from mmnet.data.download import check
 
     profile = params.active
@@ -70,11 +70,11 @@ def _check(params: Params, layout: Layout, archives: list[ArchiveName]) -> None:
         cure = f"Fetch it again: mmnet download {name}."
         if local is not None:
             cure = f"Mend it, or profiles.{params.profile}.data.{name} in params.yaml."
-        files.append((profile.archives[name], partial(layout.source, name, local), cure))
+        files.append((profile.archives[name], partial(paths.source, name, local), cure))
     for tower, config in profile.towers.items():
         if config.pretrained == "openai" and not archives:
             cure = f"Fetch it again: mmnet download-clip {tower}."
-            files.append((profile.weights[tower], partial(layout.clip, tower), cure))
+            files.append((profile.weights[tower], partial(paths.clip, tower), cure))
     wrong = 0
     for source, path, cure in files:
         try:
@@ -86,12 +86,12 @@ def _check(params: Params, layout: Layout, archives: list[ArchiveName]) -> None:
         raise DataError(f"{wrong} of {len(files)} wrong; their lines say how to mend them.")
 
 
-def _verified(name: ArchiveName, params: Params, layout: Layout) -> Path:
+def _verified(name: ArchiveName, params: Params, paths: Paths) -> Path:
     """What an archive is read from; a folder of the user's is taken as it is."""
     from mmnet.data.download import verify_placed
 
     local = params.active.data.get(name)
-    source = layout.source(name, local)
+    source = paths.source(name, local)
     if not source.is_dir():
         mend = f"Mend it, or profiles.{params.profile}.data.{name} in params.yaml."
         verify_placed(params.active.archives[name], source, cure=mend if local else None)
@@ -102,11 +102,11 @@ def prepare(arguments: argparse.Namespace) -> None:
     from mmnet.data.prepare import prepare_table
     from mmnet.runtime.progress import say
 
-    params, layout = load(arguments)
+    params, paths = load(arguments)
     name = arguments.dataset
     dataset = known_name(name, params.active.datasets, "dataset")
-    archive = _verified(name, params, layout)
-    table, notes = prepare_table(name, dataset, archive=archive, output=layout.table(name))
+    archive = _verified(name, params, paths)
+    table, notes = prepare_table(name, dataset, archive=archive, output=paths.table(name))
     for split, rows in table.groupby("split", sort=False):
         refs, images = rows["ref_id"].nunique(), rows["image_id"].nunique()
         say(f"{name} {split}: {refs} refs, {len(rows)} sentences, {images} images")
@@ -118,22 +118,22 @@ def unpack_images(arguments: argparse.Namespace) -> None:
     from mmnet.data.prepare import unpack_images
     from mmnet.runtime.progress import say
 
-    params, layout = load(arguments)
+    params, paths = load(arguments)
     count = unpack_images(
-        _verified("train2014", params, layout),
-        tables=[layout.table(name) for name in params.active.datasets],
-        folder=layout.images,
-        manifest=layout.manifest,
+        _verified("train2014", params, paths),
+        tables=[paths.table(name) for name in params.active.datasets],
+        folder=paths.images,
+        manifest=paths.manifest,
     )
-    say(f"{count} images in {layout.images}")
+    say(f"{count} images in {paths.images}")
 
 
 def download_clip(arguments: argparse.Namespace) -> None:
     from mmnet.data.download import provide
 
-    params, layout = load(arguments)
+    params, paths = load(arguments)
     name = arguments.tower
     known_tower(name, params, pretrained="openai")
     key = f"profiles.{params.profile}.towers.{name}.pretrained"
     cure = f"set {key} in params.yaml to the path of your file"
-    provide(params.active.weights[name], layout.clip(name), cure=cure)
+    provide(params.active.weights[name], paths.clip(name), cure=cure)

@@ -11,10 +11,10 @@ from mmnet.runtime.errors import ConfigError
 def plan(arguments: argparse.Namespace) -> None:
     from mmnet.pipeline.plan import plan
 
-    params, layout = load(arguments)
+    params, paths = load(arguments)
     for table in arguments.tables:
         known_name(table, dict.fromkeys(TABLES), "table")
-    print(plan(params, layout, arguments.tables, tflops=arguments.tflops))
+    print(plan(params, paths, arguments.tables, tflops=arguments.tflops))
 
 
 def describe(arguments: argparse.Namespace) -> None:
@@ -28,8 +28,8 @@ def describe(arguments: argparse.Namespace) -> None:
 def mlflow_sync(arguments: argparse.Namespace) -> None:
     from mmnet.tracking.sync import sync_all
 
-    params, layout = load(arguments)
-    sync_all(layout, arguments.folders, params=params, rows_of_run=rows_of_run)
+    params, paths = load(arguments)
+    sync_all(paths, arguments.folders, params=params, rows_of_run=rows_of_run)
 
 
 def _check_ledger(arguments: argparse.Namespace) -> None:

@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 from mmnet.cli.common import load
-from mmnet.config.paths import RESULTS, Layout
+from mmnet.config.paths import RESULTS, Paths
 from mmnet.config.schema import Params
 from mmnet.config.tables import runs_of
 
@@ -13,32 +13,32 @@ from mmnet.config.tables import runs_of
 def report(arguments: argparse.Namespace) -> None:
     from mmnet.report.pages.html import write_page
 
-    params, layout = load(arguments)
+    params, paths = load(arguments)
     if arguments.table == "data":
         from mmnet.report.pages.data import write_data_report
 
-        tables = [layout.table(name) for name in params.active.datasets]
+        tables = [paths.table(name) for name in params.active.datasets]
         write_data_report(tables, RESULTS, params=params)
     elif arguments.table == "claims":
         from mmnet.report.claims.write import write_claims
 
-        write_claims(layout.rows, RESULTS, params=params)
+        write_claims((lambda *run: paths.run(*run).rows), RESULTS, params=params)
     elif arguments.table == "parameters":
         from mmnet.report.pages.parameters import write_parameters
 
         write_parameters(RESULTS, params=params)
     else:
-        _report_table(arguments.table, params, layout, from_mlflow=arguments.from_mlflow)
+        _report_table(arguments.table, params, paths, from_mlflow=arguments.from_mlflow)
     write_page(RESULTS / f"{arguments.table}.md")
 
 
-def _report_table(table: str, params: Params, layout: Layout, *, from_mlflow: bool) -> None:
+def _report_table(table: str, params: Params, paths: Paths, *, from_mlflow: bool) -> None:
     from mmnet.report.tables.ablations import write_ablation
     from mmnet.report.tables.table1 import write_table1
     from mmnet.tracking.from_mlflow import write_scores
 
     with tempfile.TemporaryDirectory() as folder:
-        scores = [layout.scores(*run) for run in runs_of(table, params)]
+        scores = [paths.run(*run).scores for run in runs_of(table, params)]
         # Those that are not there are named together.
         scores = [path for path in scores if path.exists()]
         if from_mlflow:
@@ -52,8 +52,8 @@ def _report_table(table: str, params: Params, layout: Layout, *, from_mlflow: bo
 def curves(arguments: argparse.Namespace) -> None:
     from mmnet.report.pages.curves import write_curves
 
-    params, layout = load(arguments)
-    write_curves(layout.metrics, RESULTS, params=params)
+    params, paths = load(arguments)
+    write_curves((lambda *run: paths.run(*run).metrics), RESULTS, params=params)
 
 
 def paper(arguments: argparse.Namespace) -> None:
@@ -68,15 +68,15 @@ def figure(arguments: argparse.Namespace) -> None:
     from mmnet.report.figures.figure4 import write_figure4
     from mmnet.report.figures.mask_figures import write_figure5, write_figure6
 
-    params, layout = load(arguments)
+    params, paths = load(arguments)
     if arguments.number == 4:
-        scores = [layout.scores(*run) for run in runs_of("table2", params)]
+        scores = [paths.run(*run).scores for run in runs_of("table2", params)]
         # Those that are not there are named together.
         write_figure4([path for path in scores if path.exists()], RESULTS, params=params)
         return
     config = params.resolve(shown_run(params), params.seeds[0])
     name, seed, label = config.experiment, config.seed, params.active.label
     if arguments.number == 5:
-        write_figure5(layout.examples(name, seed), config, RESULTS, label=label)
+        write_figure5(paths.run(name, seed).examples, config, RESULTS, label=label)
     else:
-        write_figure6(layout.queries(name, seed), config, RESULTS, label=label)
+        write_figure6(paths.run(name, seed).queries, config, RESULTS, label=label)

@@ -6,20 +6,20 @@ torch does not wait for it.
 
 import argparse
 import contextlib
-import json
 from pathlib import Path
-from typing import Any
 
 from mmnet.cli.common import computing, known_tower, load, load_run, shared_out
+from mmnet.config.identity import Identity, RunInputs, training_identity
+from mmnet.config.schema import Config, Params
 from mmnet.config.tables import rows_of_run
-from mmnet.runtime.errors import ConfigError
+from mmnet.runtime.errors import ConfigError, DataError
 from mmnet.runtime.progress import FIRST
 
 
 def pretrain(arguments: argparse.Namespace) -> None:
     from mmnet.train.pretrain import pretrain
 
-    params, layout = load(arguments)
+    params, paths = load(arguments)
     tower = known_tower(arguments.tower, params, pretrained="captions")
     if params.active.pretrain is None:
         raise ConfigError(f"profiles.{params.profile}.pretrain is null: nothing to train with.")
@@ -27,90 +27,74 @@ def pretrain(arguments: argparse.Namespace) -> None:
         pretrain(
             tower,
             params.active.pretrain,
-            tables=[layout.table(name) for name in params.active.pretrain.captions],
-            images=layout.images,
-            output=layout.clip(arguments.tower),
+            tables=[paths.table(name) for name in params.active.pretrain.captions],
+            images=paths.images,
+            output=paths.clip(arguments.tower),
             device=device,
         )
 
 
 def train(arguments: argparse.Namespace) -> int | None:
-    from mmnet.data.download import verify_placed
     from mmnet.tracking.live import recorded
     from mmnet.tracking.provenance import check_clean
     from mmnet.train.loop import fit
 
     params, _ = load(arguments)
-    config, layout = load_run(arguments)
+    config, paths, run = load_run(arguments)
     if params.mlflow.require_clean:
         check_clean(Path())
     if (code := shared_out(config, arguments.device)) is not None:
         return code
-    if config.tower.pretrained == "openai":
-        tower = config.tower_name
-        cure = f"Fetch it: mmnet download-clip {tower}."
-        verify_placed(params.active.weights[tower], layout.clip(tower), cure=cure)
-    with computing(arguments.device, config.train) as device:
-        inputs: dict[str, Any] = {
-            "table": layout.table(config.dataset_name),
-            "manifest": layout.manifest,
-            "weights": layout.weights(config.tower_name, config.tower),
-            "device": device,
-        }
-        # Of several processes, the first records.
-        is_recorded = params.mlflow.enabled and FIRST
-        tables = rows_of_run(config, params)
-        with (
-            recorded(config, layout, tables=tables, **inputs)
-            if is_recorded
-            else contextlib.nullcontext()
-        ):
-            folder = layout.run(config.experiment, config.seed)
-            fit(config, images=layout.images, folder=folder, **inputs)
+    inputs = paths.inputs(config)
+    identity = _checked_identity(config, inputs, params) if FIRST else None
+    with computing(arguments.device, config.train) as device, contextlib.ExitStack() as recording:
+        if params.mlflow.enabled and identity:  # of several processes, the first records
+            tables = rows_of_run(config, params)
+            recording.enter_context(recorded(config, run, identity, tables, device))
+        fit(config, identity, inputs=inputs, run=run, device=device)
     return None
+
+
+def _checked_identity(config: Config, inputs: RunInputs, params: Params) -> Identity:
+    """Return the training's identity; OpenAI's weights must be those that params.yaml pins."""
+    identity = training_identity(config, inputs)
+    if config.tower.pretrained == "openai":
+        expected, found = params.active.weights[config.tower_name].sha256, identity.data["weights"]
+        if expected not in (None, found):
+            raise DataError(
+                f"{inputs.weights}: sha256 is {found}, expected {expected}. Delete it, then fetch "
+                f"it again: mmnet download-clip {config.tower_name}."
+            )
+    return identity
 
 
 def predict(arguments: argparse.Namespace) -> int | None:
     from mmnet.evaluate.predict import predict_splits
     from mmnet.evaluate.preview import write_predictions
 
-    config, layout = load_run(arguments)
+    config, paths, run = load_run(arguments)
     if (code := shared_out(config, arguments.device)) is not None:
         return code
-    rows = layout.rows(config.experiment, config.seed)
+    checkpoint, inputs = arguments.checkpoint or run.checkpoint, paths.inputs(config)
     with computing(arguments.device, config.train) as device:
-        inputs: dict[str, Any] = {
-            "checkpoint": arguments.checkpoint or layout.checkpoint(config.experiment, config.seed),
-            "table": layout.table(config.dataset_name),
-            "images": layout.images,
-            "device": device,
-        }
-        predict_splits(config, output=rows, **inputs)
+        predict_splits(config, inputs, checkpoint=checkpoint, output=run.rows, device=device)
         if FIRST:
-            picture = layout.predictions(config.experiment, config.seed)
-            write_predictions(config, rows=rows, output=picture, **inputs)
+            write_predictions(config, inputs, checkpoint=checkpoint, run=run, device=device)
     return None
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
     from mmnet.evaluate.metrics import percents, score_run
-    from mmnet.runtime.files import atomic_write
-    from mmnet.tracking.run_files import RunFiles
-    from mmnet.tracking.sync import send
+    from mmnet.runtime.files import write_json
+    from mmnet.tracking.live import send
 
-    config, layout = load_run(arguments)
-    name, seed = config.experiment, config.seed
-    scores = score_run(config, rows=layout.rows(name, seed))
-    for path, values in (
-        (layout.percents(name, seed), percents(scores)),
-        (layout.scores(name, seed), scores),
-    ):
-        with atomic_write(path) as file:
-            json.dump(values, file, indent=1)
-            file.write("\n")
     params, _ = load(arguments)
+    config, _, run = load_run(arguments)
+    scores = score_run(config, rows=run.rows)
+    write_json(run.percents, percents(scores))
+    write_json(run.scores, scores)
     if params.mlflow.enabled:
-        send(RunFiles(layout, name, seed), rows_of_run(config, params))
+        send(run, rows_of_run(config, params))
 
 
 def examples(arguments: argparse.Namespace) -> None:
@@ -118,18 +102,16 @@ def examples(arguments: argparse.Namespace) -> None:
     from mmnet.evaluate.examples import write_examples
     from mmnet.evaluate.selection import Run
 
-    params, layout = load(arguments)
-    config, _ = load_run(arguments)
-    runs = [
-        Run(c, layout.rows(c.experiment, c.seed), layout.checkpoint(c.experiment, c.seed))
-        for c in (config, without_mmp(params, config))
-    ]
+    params, _ = load(arguments)
+    config, paths, run = load_run(arguments)
+    twin = without_mmp(params, config)
+    twin_run = paths.run(twin.experiment, twin.seed)
     with computing(arguments.device, config.train) as device:
         write_examples(
-            *runs,
-            table=layout.table(config.dataset_name),
-            images=layout.images,
-            output=layout.examples(config.experiment, config.seed),
+            Run(config, run.rows, run.checkpoint),
+            Run(twin, twin_run.rows, twin_run.checkpoint),
+            paths.inputs(config),
+            output=run.examples,
             device=device,
         )
 
@@ -138,13 +120,11 @@ def queries(arguments: argparse.Namespace) -> None:
     from mmnet.evaluate.queries import write_queries
     from mmnet.evaluate.selection import Run
 
-    config, layout = load_run(arguments)
-    name, seed = config.experiment, config.seed
+    config, paths, run = load_run(arguments)
     with computing(arguments.device, config.train) as device:
         write_queries(
-            Run(config, layout.rows(name, seed), layout.checkpoint(name, seed)),
-            table=layout.table(config.dataset_name),
-            images=layout.images,
-            output=layout.queries(name, seed),
+            Run(config, run.rows, run.checkpoint),
+            paths.inputs(config),
+            output=run.queries,
             device=device,
         )

@@ -1,5 +1,6 @@
 """Read params.yaml and check all of it, before any work."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from mmnet.config.messages import did_you_mean, validate
 from mmnet.config.overrides import apply_override
 from mmnet.config.schema import Params, TrainConfig
 from mmnet.runtime.errors import ConfigError
+from mmnet.runtime.files import atomic_write
 
 
 def load_params(path: Path, overrides: list[str] | None = None) -> Params:
@@ -24,6 +26,19 @@ def load_params(path: Path, overrides: list[str] | None = None) -> Params:
     for override in overrides or []:
         apply_override(values, override)
     return check_params(values)
+
+
+def write_resolved(params: Params, folder: Path) -> Path:
+    """Write the parameters, overrides included, to a file named after its content; return it.
+
+    Another call with other overrides writes another file: running jobs keep theirs.
+    """
+    text = yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    path = folder / f"params-{hashlib.sha256(text.encode()).hexdigest()[:16]}.yaml"
+    if not path.exists():
+        with atomic_write(path) as file:
+            file.write(text)
+    return path
 
 
 class UniqueKeys(yaml.SafeLoader):

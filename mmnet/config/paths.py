@@ -1,25 +1,146 @@
-"""Where everything lies: one place for the command line and the rules.
+"""Where every file is, for commands and rules alike.
 
-Costly files lie under a folder of their profile, so that switching profiles redoes nothing;
+Costly files are in a folder of their profile, so that switching profiles redoes nothing;
 `results/` shows the active profile. A name may be a Snakemake wildcard such as "{dataset}".
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmnet.config.schema import TowerConfig
+from mmnet.config.identity import Identity, RunInputs
+from mmnet.config.schema import Config, TowerConfig
 from mmnet.runtime.errors import ConfigError
 
 RESULTS = Path("results")
+WORK = "work"
+"""Of a profile's folder in runs/; no experiment may have this name."""
 
 
 @dataclass(frozen=True)
-class Layout:
+class RunPaths:
+    """The files of one run: an experiment with one seed."""
+
     profile: str
+    experiment: str
+    seed: int | str
+    root: Path = Path()
+    """The repository."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.experiment} seed {self.seed}"
+
+    @property
+    def folder(self) -> Path:
+        """What training, prediction and figures publish, apart from rows and scores."""
+        return self.root / "runs" / self.profile / self.experiment / f"seed{self.seed}"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint.pt"
+
+    @property
+    def metrics(self) -> Path:
+        """A line per epoch."""
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def identity(self) -> Path:
+        """Which training the checkpoint is of."""
+        return self.folder / "run.json"
+
+    @property
+    def predictions(self) -> Path:
+        """A picture: sentences of `val`, the same for all runs on a data set, with masks."""
+        return self.folder / "predictions.png"
+
+    @property
+    def examples(self) -> Path:
+        """What Figure 5 shows of the run and of its twin without MMP."""
+        return self.folder / "examples.npz"
+
+    @property
+    def queries(self) -> Path:
+        """What Figure 6 shows of the run."""
+        return self.folder / "queries.npz"
+
+    # Not in the run's folder: DVC's stages name folders, one per kind of file.
+    @property
+    def rows(self) -> Path:
+        """A row per sentence: intersection and union."""
+        return self.root / "rows" / self.profile / self.experiment / f"seed{self.seed}.parquet"
+
+    @property
+    def scores(self) -> Path:
+        return self.root / "scores" / self.profile / self.experiment / f"seed{self.seed}.json"
+
+    @property
+    def percents(self) -> Path:
+        """The scores' headline numbers, for `dvc metrics`."""
+        return self.scores.with_suffix(".percent.json")
+
+    def work(self, identity: Identity) -> "WorkPaths":
+        """Where its training works: other values, data or code get another folder."""
+        return WorkPaths(self.root / "runs" / self.profile / WORK / identity.id)
+
+
+@dataclass(frozen=True)
+class WorkPaths:
+    """The files that a training works on, in a folder named after its identity."""
+
+    folder: Path
+
+    @property
+    def about(self) -> Path:
+        """Experiment, seed and identity."""
+        return self.folder / "run.json"
+
+    @property
+    def last(self) -> Path:
+        """All that an interrupted training resumes from."""
+        return self.folder / "last.pt"
+
+    @property
+    def previous(self) -> Path:
+        """The state before the last one."""
+        return self.folder / "previous.pt"
+
+    @property
+    def best(self) -> Path:
+        """The model of the epoch with the best mIoU on val."""
+        return self.folder / "best.pt"
+
+    @property
+    def metrics(self) -> Path:
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def progress(self) -> Path:
+        """How far it is and how long that took: times, so no result."""
+        return self.folder / "progress.json"
+
+    @property
+    def finished(self) -> Path:
+        """Written when the training ends."""
+        return self.folder / "finished.json"
+
+    @property
+    def record(self) -> Path:
+        """Where and when it was trained, for MLflow: no result."""
+        return self.folder / "record.json"
+
+
+@dataclass(frozen=True)
+class Paths:
+    """The files of a profile."""
+
+    profile: str
+    root: Path = Path()
+    """The repository."""
 
     @property
     def data(self) -> Path:
-        return Path("data") / self.profile
+        return self.root / "data" / self.profile
 
     @property
     def mirror(self) -> Path:
@@ -37,7 +158,7 @@ class Layout:
         return self.data / "images.tsv"
 
     def archive(self, name: str) -> Path:
-        """Where a fetched archive lies."""
+        """Where a fetched archive is."""
         return self.data / "archives" / f"{name}.zip"
 
     @staticmethod
@@ -56,7 +177,7 @@ class Layout:
         path = self._existing(local, f"data.{name}", "the zip or the folder it unpacks to, or null")
         return path / name if (path / name).is_dir() else path
 
-    def _existing(self, local: str, key: str, name: str) -> Path:
+    def _existing(self, local: str, key: str, expected: str) -> Path:
         where = f"params.yaml: profiles.{self.profile}.{key}"
         try:
             path = Path(local).expanduser()
@@ -65,14 +186,14 @@ class Layout:
                 list(path.iterdir())
         except (OSError, RuntimeError) as error:
             reason = getattr(error, "strerror", None) or error
-            raise ConfigError(f"{where}: {local}: {reason}. Name {name}.") from None
+            raise ConfigError(f"{where}: {local}: {reason}. Give {expected}.") from None
         return path
 
     def table(self, dataset: str) -> Path:
         return self.data / f"{dataset}.parquet"
 
     def clip(self, tower: str) -> Path:
-        return Path("clip") / self.profile / f"{tower}.pt"
+        return self.root / "clip" / self.profile / f"{tower}.pt"
 
     def weights(self, tower: str, config: TowerConfig) -> Path | None:
         """The file a tower starts from.
@@ -87,38 +208,23 @@ class Layout:
         choices = "openai, captions, none, or the path of a weights file"
         return self._existing(config.pretrained, f"towers.{tower}.pretrained", choices)
 
-    def run(self, experiment: str, seed: int | str) -> Path:
-        return Path("runs") / self.profile / experiment / f"seed{seed}"
+    def inputs(self, config: Config) -> RunInputs:
+        """What a run of `config` reads."""
+        return RunInputs(
+            table=self.table(config.dataset_name),
+            images=self.images,
+            manifest=self.manifest,
+            weights=self.weights(config.tower_name, config.tower),
+        )
 
-    def tracking(self, experiment: str, seed: int | str) -> Path:
-        """What MLflow gets beside the results. It holds times: never an output of a rule."""
-        return self.run(experiment, seed) / "tracking"
+    @property
+    def works(self) -> list[WorkPaths]:
+        """Of every training that has worked here, finished or not."""
+        return [WorkPaths(path.parent) for path in sorted(self._runs.glob(f"{WORK}/*/run.json"))]
 
-    def checkpoint(self, experiment: str, seed: int | str) -> Path:
-        return self.run(experiment, seed) / "checkpoint.pt"
+    @property
+    def _runs(self) -> Path:
+        return self.root / "runs" / self.profile
 
-    def metrics(self, experiment: str, seed: int | str) -> Path:
-        return self.run(experiment, seed) / "metrics.jsonl"
-
-    # Apart from the runs' folders: dvc.yaml can name folders, but no list of a table's files.
-    def rows(self, experiment: str, seed: int | str) -> Path:
-        return Path("rows") / self.profile / experiment / f"seed{seed}.parquet"
-
-    def predictions(self, experiment: str, seed: int | str) -> Path:
-        """Some sentences of `val`, the same for all runs on a data set, with predicted masks."""
-        return self.run(experiment, seed) / "predictions.png"
-
-    def scores(self, experiment: str, seed: int | str) -> Path:
-        return Path("scores") / self.profile / experiment / f"seed{seed}.json"
-
-    def percents(self, experiment: str, seed: int | str) -> Path:
-        """The scores' headline numbers alone, as `dvc metrics` shows them."""
-        return self.scores(experiment, seed).with_suffix(".percent.json")
-
-    def examples(self, experiment: str, seed: int | str) -> Path:
-        """What Figure 5 shows of the run and of its twin without MMP."""
-        return self.run(experiment, seed) / "examples.npz"
-
-    def queries(self, experiment: str, seed: int | str) -> Path:
-        """What Figure 6 shows of the run."""
-        return self.run(experiment, seed) / "queries.npz"
+    def run(self, experiment: str, seed: int | str) -> RunPaths:
+        return RunPaths(self.profile, experiment, seed, self.root)

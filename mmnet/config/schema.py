@@ -25,7 +25,15 @@ SplitName = Literal["train", "val", "test", "testA", "testB"]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
 """auto: a GPU if there is one. Results are the same bytes on one kind of device only."""
 Url = Annotated[str, Field(pattern=r"^(https?://[^/]+/|file:).+$")]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
+
+
+def not_reserved(name: str) -> str:
+    if name == "work":
+        raise ValueError("is reserved for the folder in which trainings work. Use another name")
+    return name
+
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$"), AfterValidator(not_reserved)]
 """Names become folders and wildcards, so they are kept plain."""
 
 
@@ -206,6 +214,11 @@ class TrainConfig(Strict):
     """torch.compile: slower to start, faster steps."""
     save_minutes: PositiveFloat
     """Between checkpoints within an epoch; each epoch ends with one too."""
+    val_threshold: Annotated[float, Field(gt=0, lt=1)]
+    """On the sigmoid of y, where `val` chooses the checkpoint after each epoch. Apart from
+    `evaluate`, whose values retrain nothing."""
+    val_batch_size: PositiveInt
+    """Sentences at a time there."""
 
     @model_validator(mode="after")
     def _parts_are_equal(self) -> Self:
@@ -228,11 +241,13 @@ def part_size(train: TrainConfig, processes: int) -> int:
     return size
 
 
-HOW = {
+RUNTIME_ONLY = {
     *("device", "workers", "processes", "accumulate", "checkpoint_activations", "compile"),
     "save_minutes",
 }
-"""Of TrainConfig: on what a run is computed, not what. A run may go on with others."""
+"""Of TrainConfig: these settings do not change results; a run may resume with others. `threads` is
+one of them, except on the CPU, where rounding depends on it. Tables and claims use this list too,
+through `Config.training_values`."""
 
 
 class EvaluateConfig(Strict):
@@ -309,10 +324,32 @@ class Config(Strict):
     train: TrainConfig
     evaluate: EvaluateConfig
 
-    def identity(self) -> dict[str, Any]:
-        """All that shapes the results: no names in tables, published counts or machines."""
-        without = {"tower": {"label"}, "dataset": {"counts"}, "train": HOW}
-        return self.model_dump(mode="json", exclude=without)
+    def training_values(self) -> dict[str, Any]:
+        """Return the values that shape a training, nested as in params.yaml.
+
+        Names, labels, published counts, evaluation and RUNTIME_ONLY settings are not among them.
+        """
+        without = RUNTIME_ONLY if self.train.device == "cpu" else RUNTIME_ONLY | {"threads"}
+        source = self.tower.pretrained
+        return {
+            "profile": self.profile,
+            "seed": self.seed,
+            "dataset_name": self.dataset_name,
+            "dataset": {"refs": self.dataset.refs, "max_length": self.dataset.max_length},
+            "tower": {
+                "architecture": self.tower.architecture,
+                # Of a user's own file the checksum counts, not the path.
+                "pretrained": source if source in ("openai", "captions", "none") else "file",
+            },
+            "model": self.model.model_dump(mode="json"),
+            "train": self.train.model_dump(mode="json", exclude=without),
+        }
+
+    def prediction_values(self) -> dict[str, Any]:
+        """Return the values that shape a run's predictions and scores: its training's and more."""
+        values = self.training_values()
+        values["dataset"]["splits"] = list(self.dataset.splits)
+        return values | {"evaluate": self.evaluate.model_dump(mode="json")}
 
 
 class ExperimentConfig(Strict):
@@ -327,7 +364,7 @@ class ExperimentConfig(Strict):
 
 
 class MLflowConfig(Strict):
-    """How runs are recorded; no part of what they are, so that turning it retrains nothing."""
+    """How runs are recorded: these settings retrain nothing."""
 
     enabled: bool
     """Each run is sent to MLflow as it goes: to MLFLOW_TRACKING_URI, or mlflow.db in the root."""

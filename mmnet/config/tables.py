@@ -5,7 +5,8 @@ What params.yaml alone can tell: the rules ask before any job, the report again.
 
 from typing import Any, get_args
 
-from mmnet.config.schema import HOW, Config, Params, TableName
+from mmnet.config.identity import flat
+from mmnet.config.schema import Config, Params, TableName
 from mmnet.runtime.errors import ConfigError
 
 Run = tuple[str, int]
@@ -23,10 +24,6 @@ SHOWN = {
     "table4": ("f_vg", "mqe"),
 }
 """Those that a table shows; in the others its rows must agree."""
-HARMLESS = {"train.threads", *(f"train.{key}" for key in HOW)}
-"""How a run is computed, not what."""
-
-
 TITLES = {
     "table1": "Table 1: three data sets",
     "table2": "Table 2: number of queries",
@@ -126,13 +123,11 @@ def unlike(table: str, params: Params) -> list[str]:
 
 
 def _values(config: Config) -> dict[str, Any]:
-    values = {
-        f"{section}.{key}": value
-        for section in ("model", "train")
-        for key, value in getattr(config, section).model_dump().items()
+    values = config.training_values()
+    values = flat({section: values[section] for section in ("model", "train")})
+    return {
+        key: value for key, value in values.items() if key.removeprefix("model.") not in SWITCHES
     }
-    skipped = HARMLESS | {f"model.{key}" for key in SWITCHES}
-    return {key: value for key, value in values.items() if key not in skipped}
 
 
 def shown_run(params: Params) -> str:

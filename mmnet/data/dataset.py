@@ -204,13 +204,19 @@ def training_items(config: Config, table: Path, images: Path) -> TrainItems:
 
 
 def evaluation_items(
-    config: Config, table: Path, images: Path, *, splits: Sequence[str]
+    config: Config,
+    table: Path,
+    images: Path,
+    *,
+    splits: Sequence[str],
+    batch_size: int | None = None,
 ) -> EvaluationItems:
+    """Return the items of splits, in batches of `evaluate.batch_size` sentences or as given."""
     return EvaluationItems(
         table,
         images,
         splits=splits,
-        batch_size=config.evaluate.batch_size,
+        batch_size=batch_size or config.evaluate.batch_size,
         image_size=config.model.image_size,
         resize=config.model.resize,
         max_length=config.dataset.max_length,

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from mmnet.config.paths import Layout
+from mmnet.config.paths import Paths
 from mmnet.config.schema import SourceConfig
 from mmnet.data.transfer import file_name, size_of, transfer
 from mmnet.runtime.errors import DataError, MMNetError
@@ -87,7 +87,7 @@ def verify_placed(source: SourceConfig, path: Path, *, cure: str | None = None) 
     must_exist(path, cure)
     try:
         sha256 = verify(source, path, name=str(path))
-        sums = Layout.fetched(path)
+        sums = Paths.fetched(path)
         recorded = _sums(sums).get(path.name) if source.md5 and sums.is_file() else None
         if recorded not in (None, sha256):
             raise DataError(f"{path}: sha256 is {sha256}, {sums.name} has {recorded}.")
@@ -106,7 +106,7 @@ def provide(source: SourceConfig, path: Path, *, cure: str) -> None:
         except DataError as error:
             say(str(error))
     sha256 = sha256 or fetch(source, path, cure=cure)
-    with atomic_write(Layout.fetched(path)) as file:
+    with atomic_write(Paths.fetched(path)) as file:
         file.write(f"{sha256}  {path.name}\n")
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from mmnet.config.identity import RunInputs
 from mmnet.config.schema import Config
 from mmnet.config.tables import SPLIT
 from mmnet.data.dataset import EvaluationItems, evaluation_items, read_image, read_mask
@@ -27,9 +28,8 @@ from mmnet.runtime.files import atomic_write
 def write_examples(
     with_mmp: Run,
     without: Run,
+    inputs: RunInputs,
     *,
-    table: Path,
-    images: Path,
     output: Path,
     device: torch.device,
 ) -> None:
@@ -44,8 +44,8 @@ def write_examples(
     chosen = choose_examples(*rows)
     sent_ids = list(chosen["sent_id"])
     config = with_mmp.config
-    items = evaluation_items(config, table, images, splits=[SPLIT])
-    check_sentences(with_mmp, rows[0], items, table)
+    items = evaluation_items(config, inputs.table, inputs.images, splits=[SPLIT])
+    check_sentences(with_mmp, rows[0], items, inputs.table)
     masks = {
         key: predict_masks(
             load_model(run.config, run.checkpoint).to(device),
@@ -61,7 +61,7 @@ def write_examples(
     for number, example in enumerate(chosen.to_dict("records")):
         row = of_sentence.loc[example["sent_id"]]
         described.append({**example, "sentence": row["sentence"]})
-        arrays[f"{number}/image"] = read_image(images / row["file"]).numpy()
+        arrays[f"{number}/image"] = read_image(inputs.images / row["file"]).numpy()
         arrays[f"{number}/truth"] = read_mask(row["counts"], row["height"], row["width"]).numpy()
         for key, of_run in masks.items():
             arrays[f"{number}/{key}"] = of_run[example["sent_id"]].numpy()

@@ -42,18 +42,15 @@ def score_run(config: Config, *, rows: Path) -> dict[str, Any]:
         DataError: the rows are missing, damaged, of another config, or lack a split.
     """
     table = read_table(rows, config.dataset.splits, maker="mmnet predict")
-    if table.attrs.get("config") != config.identity():
-        raise DataError(
-            f"{rows}: was made with other values than params.yaml has now. Make it again: "
-            "mmnet predict."
-        )
+    if table.attrs.get("config") != config.prediction_values():
+        raise DataError(f"{rows}: was produced with different parameters; re-run `mmnet predict`.")
     return {
         "profile": config.profile,
         "experiment": config.experiment,
         "seed": config.seed,
         "dataset": config.dataset_name,
         "backbone": config.tower.label,
-        "config": config.identity(),
+        "config": config.prediction_values(),
         "splits": {
             split: {"sentences": len(of_split), **score(of_split)}
             for split in config.dataset.splits

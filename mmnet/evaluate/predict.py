@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset
 
+from mmnet.config.identity import RunInputs
 from mmnet.config.schema import Config
 from mmnet.data.dataset import EvaluationItems, ImageBatch, evaluation_items, read_mask
 from mmnet.data.loader import read
@@ -28,45 +29,49 @@ IDS = ["split", "ref_id", "ann_id", "image_id", "sent_id"]
 
 
 def predict(
-    model: MMNet, batches: Iterable[ImageBatch], *, threshold: float, device: torch.device
+    model: MMNet,
+    batches: Iterable[ImageBatch],
+    *,
+    threshold: float,
+    device: torch.device,
+    remedy: str = "Lower evaluate.batch_size.",
 ) -> pd.DataFrame:
-    """Return a row per sentence: ids, intersection and union in pixels."""
-    tables = [_count(batch, _masks(model, batch, threshold, device)) for batch in batches]
+    """Return a row per sentence: ids, intersection and union in pixels.
+
+    Raises:
+        TrainingError: the device's memory does not suffice; `remedy` says what to do.
+    """
+    try:
+        tables = [_count(batch, _masks(model, batch, threshold, device)) for batch in batches]
+    except torch.OutOfMemoryError as error:
+        reason = str(error).splitlines()[0][:120]
+        raise TrainingError(
+            f"evaluating: {device} has too little memory ({reason}). {remedy}"
+        ) from None
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
-def predict_together(
-    model: MMNet,
-    items: EvaluationItems,
-    config: Config,
-    *,
-    device: torch.device,
-    shown: Callable[[Iterable[ImageBatch], int], Iterable[ImageBatch]],
-) -> pd.DataFrame:
-    """Return the rows that `predict` would, the batches shared out among the processes.
-
-    Each batch is one process's, so that none is counted twice, and is what it is for one process.
-    `shown(batches, count)` passes them on.
-    """
-    rank, size = world()
-    share = range(rank, len(items), size)
-    batches = read(
-        Subset(items, share),
+def share_of(
+    items: EvaluationItems, config: Config, device: torch.device
+) -> Generator[ImageBatch, None, None]:
+    """Read this process's batches: each is one process's, so that none is counted twice."""
+    return read(
+        Subset(items, shared_out(len(items))),
         batch_size=None,
         workers=config.train.workers,
         pinned=device.type == "cuda",
     )
-    threshold = config.evaluate.threshold
-    try:
-        with contextlib.closing(batches):
-            rows = predict(model, shown(batches, len(share)), threshold=threshold, device=device)
-    except torch.OutOfMemoryError as error:
-        raise TrainingError(
-            f"{config.experiment}: evaluating {config.evaluate.batch_size} sentences at a time is "
-            f"too much for the memory of {device}. Lower evaluate.batch_size, which makes it "
-            f"another run. ({str(error).splitlines()[0][:120]})"
-        ) from None
-    if size == 1:
+
+
+def shared_out(count: int) -> range:
+    """Return the numbers of this process's batches."""
+    rank, size = world()
+    return range(rank, count, size)
+
+
+def gathered(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return all processes' rows in the order of one process."""
+    if world().size == 1:
         return rows
     rows = pd.concat(world().gather(rows), ignore_index=True)
     return rows.sort_values(["split", "image_id", "sent_id"], ignore_index=True)
@@ -133,10 +138,9 @@ def load_model(config: Config, checkpoint: Path) -> MMNet:
 
 def predict_splits(
     config: Config,
+    inputs: RunInputs,
     *,
     checkpoint: Path,
-    table: Path,
-    images: Path,
     output: Path,
     device: torch.device,
 ) -> None:
@@ -146,16 +150,21 @@ def predict_splits(
         CheckpointError: the checkpoint is damaged or of another experiment.
     """
     model = load_model(config, checkpoint).to(device)
-    items = evaluation_items(config, table, images, splits=config.dataset.splits)
+    splits = config.dataset.splits
+    items = evaluation_items(config, inputs.table, inputs.images, splits=splits)
     say_cut(f"{config.dataset_name} evaluation", items.tokens, items.num_cut)
-
-    def shown(batches: Iterable[ImageBatch], count: int) -> Iterable[ImageBatch]:
-        return track(batches, name=f"{config.experiment} predicting", total=count, unit="batches")
-
     with joined(device) as processes:
-        rows = predict_together(model, items, config, device=device, shown=shown)
+        with contextlib.closing(share_of(items, config, device)) as batches:
+            shown = track(
+                batches,
+                name=f"{config.experiment} predicting",
+                total=len(shared_out(len(items))),
+                unit="batches",
+            )
+            rows = predict(model, shown, threshold=config.evaluate.threshold, device=device)
+        rows = gathered(rows)
         if processes.is_first:
-            rows.attrs["config"] = config.identity()
+            rows.attrs["config"] = config.prediction_values()
             with atomic_path(output) as path:
                 rows.to_parquet(path, index=False)
 

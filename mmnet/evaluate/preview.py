@@ -7,6 +7,8 @@ import pandas as pd
 import torch
 from torch.utils.data import Subset
 
+from mmnet.config.identity import RunInputs
+from mmnet.config.paths import RunPaths
 from mmnet.config.schema import Config
 from mmnet.data.dataset import evaluation_items, read_image, read_mask
 from mmnet.data.loader import read
@@ -22,12 +24,10 @@ COLOURS = 256
 
 def write_predictions(
     config: Config,
+    inputs: RunInputs,
     *,
     checkpoint: Path,
-    table: Path,
-    images: Path,
-    rows: Path,
-    output: Path,
+    run: RunPaths,
     device: torch.device,
 ) -> None:
     """Draw sentences of `val`, evenly spaced in the table: image, ground truth, prediction.
@@ -35,7 +35,7 @@ def write_predictions(
     Raises:
         CheckpointError: the checkpoint is damaged or of another experiment.
     """
-    items = evaluation_items(config, table, images, splits=["val"])
+    items = evaluation_items(config, inputs.table, inputs.images, splits=["val"])
     count = len(items.rows)
     chosen = sorted({(2 * i + 1) * count // (2 * COLUMNS * ROWS) for i in range(COLUMNS * ROWS)})
     sentences = items.rows.iloc[chosen]
@@ -47,18 +47,18 @@ def write_predictions(
         threshold=config.evaluate.threshold,
         device=device,
     )
-    of_val = pd.read_parquet(rows, filters=[("split", "==", "val")])
+    of_val = pd.read_parquet(run.rows, filters=[("split", "==", "val")])
     scored = of_val.assign(iou=iou).set_index("sent_id")["iou"]
     records: list[Any] = list(sentences.itertuples())
     pictures = [
         comparison(
             f"{row.sentence}  (IoU {scored[row.sent_id]:.2f})",
-            read_image(images / row.file),
+            read_image(inputs.images / row.file),
             read_mask(row.counts, row.height, row.width),
             {"prediction": masks[row.sent_id]},
         )
         for row in records
     ]
     lines = [pictures[i : i + COLUMNS] for i in range(0, len(pictures), COLUMNS)]
-    with atomic_path(output) as path:
+    with atomic_path(run.predictions) as path:
         sheet(lines).quantize(COLOURS).save(path, format="PNG", optimize=True)

@@ -9,6 +9,7 @@ import torch
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 
+from mmnet.config.identity import RunInputs
 from mmnet.config.tables import SPLIT
 from mmnet.data.dataset import ImageBatch, evaluation_items, read_image, read_mask
 from mmnet.data.loader import read
@@ -24,15 +25,14 @@ from mmnet.evaluate.selection import (
     read_rows,
 )
 from mmnet.model.mmnet import ImageFeatures, MMNet
+from mmnet.runtime.errors import ConfigError
 from mmnet.runtime.progress import track
 
 CHUNK = 8
 """Sentences whose N_q masks are made at a time."""
 
 
-def write_queries(
-    run: Run, *, table: Path, images: Path, output: Path, device: torch.device
-) -> None:
+def write_queries(run: Run, inputs: RunInputs, *, output: Path, device: torch.device) -> None:
     """Write Figure 6's sentence, what each query reads of it, its mask and its score.
 
     Beside it, how alike the queries are, of this sentence and of all sentences of the split.
@@ -42,9 +42,14 @@ def write_queries(
         CheckpointError: the checkpoint is damaged or of other values.
     """
     config = run.config
+    if not config.model.mmp:
+        raise ConfigError(
+            f"{config.experiment}: model.mmp is false, so its queries have no masks of their own. "
+            "Name an experiment with MMP."
+        )
     rows = read_rows(run, "figure6")
-    items = evaluation_items(config, table, images, splits=[SPLIT])
-    check_sentences(run, rows, items, table)
+    items = evaluation_items(config, inputs.table, inputs.images, splits=[SPLIT])
+    check_sentences(run, rows, items, inputs.table)
     model = load_model(config, run.checkpoint).to(device)
     scored = items.rows.merge(rows.assign(iou=iou(rows))[["sent_id", "iou"]], on="sent_id")
     sent_id = choose_sentence(scored, max_length=config.dataset.max_length)
@@ -89,7 +94,7 @@ def write_queries(
         "mean_mask_iou": mean_iou,
         "mean_attention_cosine": mean_cosine,
     }
-    arrays["image"] = read_image(images / row.file)
+    arrays["image"] = read_image(inputs.images / row.file)
     arrays["truth"] = read_mask(row.counts, row.height, row.width)
     write_arrays(output, about, {key: value.numpy() for key, value in arrays.items()})
 

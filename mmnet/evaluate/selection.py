@@ -47,7 +47,7 @@ def read_rows(run: Run, figure: str) -> pd.DataFrame:
                 f"snakemake does when asked for results/{figure}.pdf."
             )
     rows = read_table(run.rows, [SPLIT], maker="mmnet predict")
-    if rows.attrs.get("config") != run.config.identity():
+    if rows.attrs.get("config") != run.config.prediction_values():
         raise DataError(
             f"{run.rows}: was made with other values than params.yaml has now. Make it again: "
             "mmnet predict."

@@ -7,14 +7,17 @@ from open_clip.modified_resnet import ModifiedResNet
 from torch import nn
 
 from mmnet.config.schema import ModelConfig, TowerConfig
-from mmnet.model.backbone import ResNetBackbone, ViTBackbone
+from mmnet.model.ablations import EqualScores, PlainWords, SingleMaskDecoder
+from mmnet.model.backbone_resnet import ResNetBackbone
+from mmnet.model.backbone_vit import ViTBackbone
 from mmnet.model.clip import load_clip
 from mmnet.model.decoder import Decoder
-from mmnet.model.estimator import EqualScores
-from mmnet.model.mask_decoder import MaskDecoder, SingleMaskDecoder
+from mmnet.model.estimator import QueryEstimator
+from mmnet.model.mask_decoder import MaskDecoder
+from mmnet.model.mask_projector import MaskProjector
 from mmnet.model.mmnet import MMNet
 from mmnet.model.neck import FusionNeck
-from mmnet.model.query_generator import PlainWords, QueryGenerator
+from mmnet.model.query_generator import QueryGenerator
 from mmnet.model.text_encoder import TextEncoder
 
 
@@ -50,11 +53,13 @@ def build_model(model: ModelConfig, tower: TowerConfig, *, weights: Path | None)
         num_queries=model.num_queries,
         grid=grid,
     )
-    mask_decoder = (MaskDecoder if model.mmp else SingleMaskDecoder)(  # Table 3
-        width=model.width, heads=model.heads, grid=grid, relu_kernel=model.relu_kernel
+    projector = MaskProjector(width=model.width, grid=grid, relu_kernel=model.relu_kernel)
+    estimator = (  # Table 4
+        QueryEstimator(width=model.width, heads=model.heads) if model.mqe else EqualScores()
     )
-    if not model.mqe:  # Table 4
-        mask_decoder.estimator = EqualScores()
+    mask_decoder = (MaskDecoder if model.mmp else SingleMaskDecoder)(  # Table 3
+        projector=projector, estimator=estimator
+    )
     if not model.f_vg:  # Table 4
         backbone.m_g = nn.Identity()
         query_generator.words = PlainWords(token_width=text_encoder.token_width, width=model.width)

@@ -1,4 +1,4 @@
-"""Checkpoints: all that exact resume needs, written whole or not at all, loaded weights-only."""
+"""Checkpoints: all that exact resuming needs, written whole or not at all, loaded weights-only."""
 
 import hashlib
 import io
@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from mmnet.config.identity import Identity, flat
 from mmnet.config.schema import Config
 from mmnet.runtime.errors import CheckpointError
 from mmnet.runtime.files import atomic_path, checksum
@@ -20,7 +21,7 @@ def save(path: Path, content: dict[str, Any], *, previous: Path | None = None) -
     """Write tensors and plain values; what `path` held becomes `previous`, once this one is whole.
 
     Raises:
-        MMNetError: the file cannot be written, or reads back otherwise; `path` is as it was.
+        MMNetError: the file cannot be written, or its checksum differs; `path` is as it was.
     """
     # Through memory: torch's own writer reports a full disk as a RuntimeError without the path.
     buffer = io.BytesIO()
@@ -32,8 +33,8 @@ def save(path: Path, content: dict[str, Any], *, previous: Path | None = None) -
             os.fsync(file.fileno())
         if checksum(temporary) != hashlib.sha256(buffer.getbuffer()).hexdigest():
             raise CheckpointError(
-                f"{path}: reads back otherwise than it was written. Look at the disk; "
-                "then the same command goes on from the checkpoint before."
+                f"{path}: checksum mismatch after writing. Check the disk; the same command "
+                "resumes from the previous checkpoint."
             )
         if previous is not None and path.exists():
             path.replace(previous)
@@ -43,33 +44,33 @@ def load(path: Path) -> dict[str, Any]:
     """Read what `save` wrote; no code in the file is run.
 
     Raises:
-        CheckpointError: missing, damaged, or not of our making.
+        CheckpointError: missing, damaged, or not one of ours.
     """
     try:
-        with warnings.catch_warnings():  # torch's own, of archives that are not ours
+        with warnings.catch_warnings():  # torch's own, about archives that are not ours
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
             with zipfile.ZipFile(path) as file:
                 damaged = file.testzip()  # torch.load compares no checksums
             if damaged is not None:
-                raise zipfile.BadZipFile(f"{damaged} has another checksum")
+                raise zipfile.BadZipFile(f"checksum mismatch in {damaged}")
     except FileNotFoundError:
         raise CheckpointError(f"{path}: not found. Train the experiment first.") from None
     except Exception as error:  # a damaged file can raise nearly anything
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        # torch's own words for it advise to run what the file holds.
+        # torch's own message advises to run what the file holds.
         foreign = isinstance(error, pickle.UnpicklingError)
         reason = "not plain tensors and values; nothing was run" if foreign else lines[0][:120]
         raise CheckpointError(
-            f"{path}: damaged or no checkpoint ({reason}). "
-            "Delete it, then train again or fetch it again."
+            f"{path}: damaged or not a checkpoint ({reason}). "
+            "Delete it, then train or fetch it again."
         ) from None
     if not (
         isinstance(content, dict)
-        and {"model", "config"} <= content.keys()
-        and isinstance(content["config"], dict)
+        and "model" in content
+        and Identity.from_dict(content.get("identity"))
     ):
-        raise CheckpointError(f"{path}: not a checkpoint of mmnet. Name another file.")
+        raise CheckpointError(f"{path}: not a checkpoint of this version of mmnet. Train it again.")
     return content
 
 
@@ -77,31 +78,14 @@ def load_trained(path: Path, config: Config) -> dict[str, Any]:
     """Read a finished run's checkpoint.
 
     Raises:
-        CheckpointError: as `load`, or the checkpoint belongs to another experiment.
+        CheckpointError: as `load`, or it was trained with values other than `config`'s.
     """
     content = load(path)
-    theirs, ours = content["config"], config.identity()
-    for key in ("profile", "experiment", "seed"):
-        if theirs.get(key) != ours[key]:
+    theirs, ours = flat(content["identity"]["values"]), flat(config.training_values())
+    for key, value in ours.items():
+        if theirs.get(key) != value:
             raise CheckpointError(
-                f"{path}: is of {key} {theirs.get(key)!r}, not {ours[key]!r}. "
-                "Name the checkpoint of the experiment asked for."
-            )
-    trained = _leaves(theirs)
-    for key, value in _leaves(ours).items():
-        if trained.get(key) != value:
-            raise CheckpointError(
-                f"{path}: was trained with {key} {trained.get(key)!r}; params.yaml has {value!r}. "
+                f"{path}: was trained with {key} {theirs.get(key)!r}; params.yaml has {value!r}. "
                 "Train the experiment again, or restore params.yaml."
             )
     return content
-
-
-def _leaves(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the values that training depends on, by their dotted keys."""
-    sections = ("dataset", "tower", "model", "train")
-    return {"dataset_name": config.get("dataset_name")} | {
-        f"{section}.{key}": value
-        for section in sections
-        for key, value in config.get(section, {}).items()
-    }

@@ -18,10 +18,3 @@ class QueryEstimator(nn.Module):
         scores = self.w_s(self.mhsa(f_q, f_q, f_q))  # (B, N_q, 1)
         s_q: Tensor = scores.squeeze(-1).softmax(-1)  # (B, N_q)  Eq. 15
         return s_q
-
-
-class EqualScores(nn.Module):
-    """Table 4 without MQE: every query counts once, so that masks are plainly summed."""
-
-    def forward(self, f_q: Tensor) -> Tensor:
-        return f_q.new_ones(f_q.shape[:2])  # (B, N_q)

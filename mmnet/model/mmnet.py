@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from mmnet.model.ablations import SingleMaskDecoder
 from mmnet.model.decoder import Decoder
 from mmnet.model.mask_decoder import MaskDecoder
 from mmnet.model.neck import FusionNeck
@@ -34,7 +35,7 @@ class MMNet(nn.Module):
         neck: FusionNeck,
         query_generator: QueryGenerator,
         decoder: Decoder,
-        mask_decoder: MaskDecoder,
+        mask_decoder: MaskDecoder | SingleMaskDecoder,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -68,7 +69,11 @@ class MMNet(nn.Module):
         return f_s, f_q, attention
 
     def masks(self, features: ImageFeatures, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return each query's mask (B, N_q, 4 H3, 4 W3), score (B, N_q) and words (B, N_q, L)."""
+        """Return each query's mask (B, N_q, 4 H3, 4 W3), score (B, N_q) and words (B, N_q, L).
+
+        Not of a model without MMP, whose queries make one mask together.
+        """
         f_s, f_q, attention = self.decode(features, tokens)
+        assert isinstance(self.mask_decoder, MaskDecoder)  # one mask per query
         masks, scores = self.mask_decoder.masks(f_s, f_q)
         return masks, scores, attention

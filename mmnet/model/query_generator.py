@@ -44,18 +44,6 @@ class VisualWords(nn.Module):
         return f_tv
 
 
-class PlainWords(nn.Module):
-    """Table 4 without f_vg: Eq. 8 without its right factor."""
-
-    def __init__(self, *, token_width: int, width: int) -> None:
-        super().__init__()
-        self.w_t = ReLULinear(token_width, width)
-
-    def forward(self, f_t: Tensor, f_vg: Tensor) -> Tensor:
-        f_tv: Tensor = self.w_t(f_t)  # (B, L, C)
-        return f_tv
-
-
 class QueryGenerator(nn.Module):
     """Read one sentence N_q ways, in the light of its image (§3.2).
 

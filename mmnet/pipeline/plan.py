@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from mmnet.config.paths import Layout
+from mmnet.config.paths import Paths
 from mmnet.config.schema import Config, Params, part_size
 from mmnet.config.tables import TABLES, experiments_of
 from mmnet.data.refer import read_table
@@ -87,7 +87,7 @@ class Run(NamedTuple):
         ]
 
 
-def plan(params: Params, layout: Layout, tables: Sequence[str], *, tflops: float) -> str:
+def plan(params: Params, paths: Paths, tables: Sequence[str], *, tflops: float) -> str:
     """Return the runs of some tables, or of all, and what they cost: one line each, totals last.
 
     Raises:
@@ -96,14 +96,14 @@ def plan(params: Params, layout: Layout, tables: Sequence[str], *, tflops: float
     if not (tflops > 0 and math.isfinite(tflops)):
         raise ConfigError(f"--tflops {tflops:g}: give the TFLOP/s that your GPU sustains, above 0.")
     chosen = [table for table in TABLES if not tables or table in tables]
-    runs = costed_runs(params, layout, chosen)
+    runs = costed_runs(params, paths, chosen)
     if not runs:
         raise ConfigError(
             f"params.yaml: no experiment has {' or '.join(chosen)} in its `tables`. Add it to one."
         )
     seeds, rate = params.seeds, tflops * 1e12
     flops = len(seeds) * sum(run.flops for run in runs)
-    disk = disk_of(runs, params, layout)
+    disk = disk_of(runs, params, paths)
     count = f"{len(runs)} experiments x {len(seeds)} seeds" if len(seeds) > 1 else "seed"
     lines = [
         f"Profile {params.profile} ({params.active.label}): {len(seeds) * len(runs)} runs, {count} "
@@ -131,9 +131,9 @@ def plan(params: Params, layout: Layout, tables: Sequence[str], *, tflops: float
     return "\n".join(lines)
 
 
-def costed_runs(params: Params, layout: Layout, tables: Sequence[str]) -> list[Run]:
+def costed_runs(params: Params, paths: Paths, tables: Sequence[str]) -> list[Run]:
     """Return each experiment of the tables once, in the order of params.yaml."""
-    of_dataset = cache(lambda name: items_of(name, params, layout))
+    of_dataset = cache(lambda name: items_of(name, params, paths))
     costs: dict[str, Cost] = {}
     kept: dict[tuple[str, int, str, bool], Activations] = {}
     runs = []
@@ -156,9 +156,9 @@ def costed_runs(params: Params, layout: Layout, tables: Sequence[str]) -> list[R
     return runs
 
 
-def items_of(name: str, params: Params, layout: Layout) -> int:
+def items_of(name: str, params: Params, paths: Paths) -> int:
     """Return the training items of a data set: counted where it is prepared, else as published."""
-    table = layout.table(name)
+    table = paths.table(name)
     if table.exists():
         return int(read_table(table, ["train"])["ref_id"].nunique())
     dataset = params.active.datasets[name]  # type: ignore[index]
@@ -179,22 +179,22 @@ def scenes_of(name: str, params: Params) -> dict[str, int]:
     return images["refcocog" if name == "refcocog" else "refcoco"]
 
 
-def disk_of(runs: list[Run], params: Params, layout: Layout) -> dict[str, float]:
+def disk_of(runs: list[Run], params: Params, paths: Paths) -> dict[str, float]:
     """Return bytes by kind; of files that are there already, their size."""
     profile = params.active
     fetched = [name for name in profile.archives if profile.data.get(name) is None]
-    images = images_bytes(params, layout)
+    images = images_bytes(params, paths)
     archives = 0.0
     for name in fetched:
         guess = float(profile.archives[name].bytes or 0)
         if not guess and profile.shapes is not None:
             # Drawn into a mirror, then fetched from it.
             guess = 2 * (images if name == "train2014" else _annotations(name, params))
-        archives += _size(layout.archive(name), guess)
+        archives += _size(paths.archive(name), guess)
     towers = {run.config.tower_name: run for run in runs}
     weights = 0.0
     for tower, run in towers.items():
-        path = layout.weights(tower, run.config.tower)
+        path = paths.weights(tower, run.config.tower)
         is_openai = run.config.tower.pretrained == "openai"
         pinned = profile.weights[tower].bytes if is_openai else None
         weights += _size(path, pinned or 4 * run.cost.clip_parameters) if path else 0
@@ -208,7 +208,7 @@ def disk_of(runs: list[Run], params: Params, layout: Layout) -> dict[str, float]
     }
 
 
-def images_bytes(params: Params, layout: Layout) -> float:
+def images_bytes(params: Params, paths: Paths) -> float:
     profile = params.active
     if profile.shapes is not None:
         sides = profile.shapes.image_sizes

@@ -1,73 +1,97 @@
-"""What a rule's results depend on in this package: a hash of the code it can reach."""
+"""A hash of what Python code computes: layout, documentation and messages do not count."""
 
 import ast
 import functools
 import hashlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+PACKAGE = Path(__file__).parents[1]
+
+REPORTING = {"say", "print", "warn"}
+"""Functions whose arguments are messages."""
+PROGRESS = "track"
+"""A function of which the first argument alone, the items, is no message."""
+UNSEEN_IMPORTS = {
+    *("__future__", "typing", "collections.abc"),
+    *("mmnet.runtime.errors", "mmnet.runtime.files", "mmnet.runtime.progress"),
+}
+"""Modules from which an import changes no number."""
+SKIPPED_FIELDS = {
+    "annotation",
+    "returns",
+    "type_comment",
+    "type_params",
+    "type_ignores",
+    "kind",
+    "ctx",
+}
 
 
-def code_version(module: str) -> str:
-    """Return a hash of a module and all of `mmnet` that it imports, directly or not.
+def fingerprints(paths: Iterable[str]) -> dict[str, str]:
+    """Return a hash of each file, by its path below `mmnet/`; a Python file's is of its meaning."""
+    return {f"mmnet/{path}": fingerprint(PACKAGE / path) for path in sorted(set(paths))}
 
-    Comments, docstrings and layout do not count: mending them retrains nothing. Data files count,
-    those that lie beside a module it can reach or a folder below.
+
+def fingerprint(path: Path) -> str:
+    """Return 12 hexadecimal digits: of a Python file's meaning, of any other file's bytes."""
+    content = path.read_bytes()
+    if path.suffix == ".py":
+        content = meaning(content).encode()
+    return hashlib.sha256(content).hexdigest()[:12]
+
+
+@functools.cache
+def meaning(source: bytes) -> str:
+    """Return Python code as text that is the same under each supported version of Python.
+
+    Left out: comments, docstrings, annotations, `if TYPE_CHECKING:`, and the arguments of `raise`
+    and of functions that report.
     """
-    digest = hashlib.sha256()
-    data: set[Path] = set()
-    for name in sorted(reachable(module)):
-        path = _path(name)
-        digest.update(f"{name}\n{_essence(path)}\n".encode())
-        data.update(path.parent.glob("*.csv"), path.parent.glob("*/*.json"))
-    for path in sorted(data):
-        digest.update(f"{path.relative_to(ROOT)}\n".encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
+    return "".join(_text(_bare(ast.parse(source))))
 
 
-def reachable(module: str) -> set[str]:
-    """Return the names of a module and of all modules of `mmnet` that it imports."""
-    found: set[str] = set()
-    waiting = [module]
-    while waiting:
-        name = waiting.pop()
-        if name not in found:
-            found.add(name)
-            waiting.extend(_imports(_path(name)))
-    return found
-
-
-def _path(module: str) -> Path:
-    path = ROOT / Path(*module.split("."))
-    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-
-
-@functools.cache
-def _imports(path: Path) -> list[str]:
-    names: list[str] = []
-    for node in ast.walk(ast.parse(path.read_bytes())):
-        if isinstance(node, ast.Import):
-            names.extend(a.name for a in node.names if a.name.split(".")[0] == "mmnet")
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "mmnet":
-            module = node.module or ""
-            names.append(module)
-            # `from mmnet.model import checkpoint` names a module, not a value.
-            names.extend(
-                f"{module}.{alias.name}"
-                for alias in node.names
-                if _path(f"{module}.{alias.name}").exists()
-            )
-    return names
-
-
-@functools.cache
-def _essence(path: Path) -> str:
-    tree = ast.parse(path.read_bytes())
+def _bare(tree: ast.AST) -> ast.AST:
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
-            node.body = [
-                child
-                for child in node.body
-                if not (isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant))
-            ]
-    return ast.dump(tree)
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+            node.exc.args, node.exc.keywords = [], []
+        elif isinstance(node, ast.Call):
+            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            if name in REPORTING:
+                node.args, node.keywords = [], []
+            elif name == PROGRESS:
+                node.args, node.keywords = node.args[:1], []
+        for field in ("body", "orelse", "finalbody"):
+            statements = getattr(node, field, None)
+            if isinstance(statements, list):
+                setattr(node, field, [one for one in statements if _counts(one)])
+    return tree
+
+
+def _counts(statement: ast.stmt) -> bool:
+    if isinstance(statement, ast.Expr):
+        return not isinstance(statement.value, ast.Constant)
+    if isinstance(statement, ast.ImportFrom):
+        return statement.module not in UNSEEN_IMPORTS
+    if isinstance(statement, ast.If):
+        return getattr(statement.test, "id", "") != "TYPE_CHECKING"
+    return True
+
+
+def _text(node: object) -> Iterator[str]:
+    """Yield a node's class and its fields, those that are empty left out: `ast.dump` differs."""
+    if isinstance(node, ast.AST):
+        yield f"({type(node).__name__}"
+        for field in sorted(set(node._fields) - SKIPPED_FIELDS):
+            value = getattr(node, field, None)
+            if value is not None and value != []:
+                yield f" {field}="
+                yield from _text(value)
+        yield ")"
+    elif isinstance(node, list):
+        yield "["
+        for item in node:
+            yield from _text(item)
+        yield "]"
+    else:
+        yield repr(node)

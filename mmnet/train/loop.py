@@ -4,42 +4,36 @@ import contextlib
 import itertools
 import math
 import signal
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+import pandas as pd
 import torch
 from torch.utils.data import Subset
 
+from mmnet.config.identity import Identity, RunInputs
+from mmnet.config.paths import RunPaths, WorkPaths
 from mmnet.config.schema import Config
-from mmnet.data.dataset import (
-    EvaluationItems,
-    ImageBatch,
-    TrainItems,
-    evaluation_items,
-    training_items,
-)
+from mmnet.data.dataset import EvaluationItems, TrainItems, evaluation_items, training_items
 from mmnet.data.loader import read
 from mmnet.data.tokenizer import say_cut
 from mmnet.evaluate.metrics import score
-from mmnet.evaluate.predict import predict_together
+from mmnet.evaluate.predict import gathered, predict, share_of
 from mmnet.model.build import build_model
-from mmnet.runtime.distributed import joined
+from mmnet.runtime.distributed import World, joined
 from mmnet.runtime.errors import DataError, Stopped, TrainingError
 from mmnet.runtime.files import locked
 from mmnet.runtime.progress import say, track
-from mmnet.runtime.signals import Interruption, listening
+from mmnet.runtime.signals import Interruption, Stop, listening
 from mmnet.train.recipe import polynomial_decay
 from mmnet.train.run_state import (
-    Run,
-    finish,
-    identity_of,
+    RunState,
+    Saver,
+    begin,
     is_finished,
     publish,
     resumable,
     resume,
-    save,
-    save_best,
 )
 from mmnet.train.step import Stepper, start
 
@@ -48,95 +42,71 @@ T = TypeVar("T")
 
 def fit(
     config: Config,
+    identity: Identity | None,
     *,
-    table: Path,
-    images: Path,
-    manifest: Path,
-    weights: Path | None,
-    folder: Path,
+    inputs: RunInputs,
+    run: RunPaths,
     device: torch.device,
 ) -> None:
-    """Train one experiment and publish `checkpoint.pt` (best val mIoU) and `metrics.jsonl`.
+    """Train one experiment and publish its checkpoint (best val mIoU) and metrics.
 
-    Each epoch ends with `work/last.pt`, and so do every `save_minutes` within one; a run that
-    finds one of its own goes on from it, on as many processes as there are now, and ends with the
-    bytes it would have ended with. One that finds itself finished publishes again: a workflow that
-    was killed, or that removed the outputs before it failed, costs no training.
+    The training works in a folder named after its `identity`, which the first of several processes
+    gives. Each epoch ends with a saved state, and so do every `save_minutes` within one; a training
+    that finds a state of its own resumes from it, on as many processes as there are now, and ends
+    with the bytes it would have ended with. One that finds itself finished is published again.
 
     Raises:
         TrainingError: the loss is not finite, or the memory does not suffice.
         DataError: the data do not fit the config.
-        Stopped: SIGTERM or SIGUSR1 came; the run is saved.
+        Stopped: SIGTERM or SIGUSR1 came; the state is saved.
     """
-    work = folder / "work"
-    with joined(device) as world, locked(folder) if world.is_first else contextlib.nullcontext():
-        items = training_items(config, table, images)
-        val = evaluation_items(config, table, images, splits=["val"])
+    with joined(device) as world, _work_folder(run, identity, world) as work:
+        items = training_items(config, inputs.table, inputs.images)
+        val = evaluation_items(
+            config,
+            inputs.table,
+            inputs.images,
+            splits=["val"],
+            batch_size=config.train.val_batch_size,
+        )
         _check_fits(config, items, val)
-        identity = identity_of(config, table=table, manifest=manifest, weights=weights)
-        if world.is_first:
-            for left in (*folder.glob(".*.tmp"), *work.glob(".*.tmp")):
-                left.unlink()  # of a run killed while it wrote
-        # The first process looks, once the lock is its own: the others see what it saw.
-        if world.first(world.is_first and is_finished(work, identity)):
-            say(f"{folder}: this very run is finished; published again")
-            if world.is_first:
-                publish(work, folder)
+        # The first process looks once the lock is its own; the others see what it saw.
+        if world.first(identity is not None and is_finished(work, identity)):
+            say(f"{work.folder}: this training is finished; publishing it again")
+            if identity is not None:
+                publish(work, run)
             return
-        last = world.first(resumable(work, identity) if world.is_first else None)
+        if identity is not None:
+            begin(run, work, identity)
+        last = world.first(resumable(work, identity) if identity is not None else None)
         torch.manual_seed(config.seed)
-        model = build_model(config.model, config.tower, weights=weights).to(device)
-        run = start(model, config.train, device)
+        model = build_model(config.model, config.tower, weights=inputs.weights).to(device)
+        state = start(model, config.train, device)
         if last is not None:
-            resume(run, last)
-        if world.is_first:
-            # Of another config: best.pt will change.
-            (work / "finished.json").unlink(missing_ok=True)
-
-        def keep() -> None:
-            if world.is_first:
-                save(run, work, identity)
-
-        def keep_best() -> None:
-            if world.is_first and run.is_at_best:
-                save_best(run, work, identity)
-
-        keep_best()  # killed between the two, it would be of another epoch
-
-        with listening() as stop, Stepper(run, config, world, device, stop) as stepper:
-
-            def watched(batches: Iterable[ImageBatch], count: int) -> Iterable[ImageBatch]:
-                # Of several processes, none may leave while others wait for it.
-                return stop.watch(batches) if world.size == 1 else batches
-
+            resume(state, last)
+        saver = Saver(state, work, identity, epochs=config.train.epochs)
+        saver.save_best()  # it may have been killed after saving its state
+        with listening() as stop, Stepper(state, config, world, device, stop) as stepper:
             try:
-                while run.epoch < config.train.epochs:
-                    train_one_epoch(run, items, config, stepper, keep)
-                    # Without synchronised BatchNorm they differ; the first process's are saved.
-                    world.share(run.model.buffers())
-                    rows = predict_together(run.model, val, config, device=device, shown=watched)
+                while state.epoch < config.train.epochs:
+                    train_one_epoch(state, items, config, stepper, saver)
+                    # Without SyncBatchNorm they differ; the first process's are saved.
+                    world.share(model.buffers())
+                    rows = validate(state, val, config, world, stop, device)
                     if stepper.is_anyone_asked():
                         raise Interruption
-                    _record(run, score(rows), config, len(items))
-                    keep()
-                    keep_best()
+                    record_epoch(state, score(rows), config, len(items))
+                    saver.save()
+                    saver.save_best()
             except Interruption:
-                keep()
+                saver.save()
                 world.first(None)  # torchrun would end the first one's saving with the others
-                number = stop.signal or signal.SIGTERM
-                raise Stopped(
-                    f"{config.experiment}: stopped by {signal.Signals(number).name} in epoch "
-                    f"{run.epoch + 1}, after {len(run.losses)} of its steps, and saved. The same "
-                    "command goes on.",
-                    number,
-                ) from None
-        if world.is_first:
-            finish(work, identity)
-            publish(work, folder)
+                raise _stopped(state, config, stop) from None
+        saver.finish(run)
 
 
 def train_one_epoch(
-    run: Run, items: TrainItems, config: Config, stepper: Stepper, keep: Callable[[], None]
+    state: RunState, items: TrainItems, config: Config, stepper: Stepper, saver: Saver
 ) -> None:
     """Take the steps of an epoch that are yet to be taken, one per batch.
 
@@ -144,12 +114,12 @@ def train_one_epoch(
         TrainingError: a batch's loss is not finite; its step and sentences are named.
         Interruption: a process was asked to stop.
     """
-    run.model.train()
-    items.set_epoch(run.epoch)
+    state.model.train()
+    items.set_epoch(state.epoch)
     size = config.train.batch_size
     steps = len(items) // size
     total_steps = steps * config.train.epochs
-    done = len(run.losses)
+    done = len(state.losses)
     chosen = [index for number in range(done, steps) for index in stepper.items(number)]
     parts = read(
         Subset(items, chosen),
@@ -161,31 +131,82 @@ def train_one_epoch(
         lr = 0.0
         shown = track(
             _batched(parts, config.train.accumulate),
-            name=f"{config.experiment} epoch {run.epoch + 1}/{config.train.epochs}",
+            name=f"{config.experiment} epoch {state.epoch + 1}/{config.train.epochs}",
             total=total_steps * size,
-            done=(steps * run.epoch + done) * size,
+            done=(steps * state.epoch + done) * size,
             unit="items",
             size=lambda parts: size,
-            state=lambda: f"loss {run.losses[-1]:.4f} lr {lr:.2e}",
+            state=lambda: f"loss {state.losses[-1]:.4f} lr {lr:.2e}",
         )
         for number, batch in enumerate(shown, start=done):
-            step = steps * run.epoch + number
+            step = steps * state.epoch + number
             lr = config.train.lr * polynomial_decay(step, total_steps, config.train.lr_power)
             loss = stepper.step(batch, step=step, lr=lr)
             if not math.isfinite(loss):
-                sentences = [
-                    str(items.records[i].sent_id)
-                    for i in items.order[number * size : (number + 1) * size]
-                ]
-                raise TrainingError(
-                    f"{config.experiment}: the loss is {loss} at step {step} (epoch "
-                    f"{run.epoch + 1}, batch {number + 1}; sentences {', '.join(sentences)}). "
-                    "Lower train.lr, or look at these sentences' images and masks."
-                )
+                raise _not_finite(loss, step, number, state, items, config)
             if stepper.is_asked_to_stop:
                 raise Interruption
             if number + 1 < steps and stepper.must_save():
-                keep()
+                saver.save()
+
+
+def validate(
+    state: RunState,
+    val: EvaluationItems,
+    config: Config,
+    world: World,
+    stop: Stop,
+    device: torch.device,
+) -> pd.DataFrame:
+    """Return a row per sentence of val, the batches shared out among the processes.
+
+    Raises:
+        Interruption: a signal came, and no other process would wait for this one.
+    """
+    with contextlib.closing(share_of(val, config, device)) as batches:
+        rows = predict(
+            state.model,
+            stop.watch(batches) if world.size == 1 else batches,
+            threshold=config.train.val_threshold,
+            device=device,
+            remedy="Lower train.val_batch_size, which makes it another training.",
+        )
+    return gathered(rows)
+
+
+def record_epoch(state: RunState, val: dict[str, float], config: Config, num_items: int) -> None:
+    """Add the epoch's line to the history."""
+    steps = num_items // config.train.batch_size
+    loss = sum(state.losses) / len(state.losses)
+    line = {
+        "epoch": state.epoch + 1,
+        "step": steps * (state.epoch + 1),
+        "lr": state.optimizer.param_groups[0]["lr"],
+        "loss": loss,
+        "val": val,
+    }
+    state.history, state.losses = [*state.history, line], []
+    say(
+        f"{config.experiment} epoch {state.epoch}/{config.train.epochs}: loss {loss:.4f}, "
+        f"val mIoU {100 * val['mIoU']:.2f}, oIoU {100 * val['oIoU']:.2f}, "
+        f"Pr@0.5 {100 * val['Pr@0.5']:.2f}{' (best)' if state.is_at_best else ''}"
+    )
+
+
+@contextlib.contextmanager
+def _work_folder(run: RunPaths, identity: Identity | None, world: World) -> Iterator[WorkPaths]:
+    """Hold the work folder against other trainings; remove what a killed one left half-written."""
+    own = world.first(identity)
+    assert own is not None  # the first process's
+    work = run.work(own)
+    if not world.is_first:
+        yield work
+        return
+    with locked(work.folder):
+        for name in ("*.pt", "*.json", "*.jsonl"):
+            for left in work.folder.glob(f".{name}.*.tmp"):
+                left.unlink()
+        yield work
 
 
 def _batched(parts: Iterable[T], count: int) -> Iterator[tuple[T, ...]]:
@@ -204,20 +225,24 @@ def _check_fits(config: Config, items: TrainItems, val: EvaluationItems) -> None
     say_cut(f"{config.dataset_name} val", val.tokens, val.num_cut)
 
 
-def _record(run: Run, val: dict[str, float], config: Config, num_items: int) -> None:
-    """Add the epoch's line to the history."""
-    steps = num_items // config.train.batch_size
-    loss = sum(run.losses) / len(run.losses)
-    line = {
-        "epoch": run.epoch + 1,
-        "step": steps * (run.epoch + 1),
-        "lr": run.optimizer.param_groups[0]["lr"],
-        "loss": loss,
-        "val": val,
-    }
-    run.history, run.losses = [*run.history, line], []
-    say(
-        f"{config.experiment} epoch {run.epoch}/{config.train.epochs}: loss {loss:.4f}, "
-        f"val mIoU {100 * val['mIoU']:.2f}, oIoU {100 * val['oIoU']:.2f}, "
-        f"Pr@0.5 {100 * val['Pr@0.5']:.2f}{' (best)' if run.is_at_best else ''}"
+def _not_finite(
+    loss: float, step: int, number: int, state: RunState, items: TrainItems, config: Config
+) -> TrainingError:
+    size = config.train.batch_size
+    drawn = items.order[number * size : (number + 1) * size]
+    sentences = ", ".join(str(items.records[i].sent_id) for i in drawn)
+    return TrainingError(
+        f"{config.experiment}: the loss is {loss} at step {step} (epoch {state.epoch + 1}, batch "
+        f"{number + 1}; sentences {sentences}). Lower train.lr, or check the images and masks of "
+        "these sentences."
+    )
+
+
+def _stopped(state: RunState, config: Config, stop: Stop) -> Stopped:
+    number = stop.signal or signal.SIGTERM
+    return Stopped(
+        f"{config.experiment}: stopped by {signal.Signals(number).name} in epoch "
+        f"{state.epoch + 1}, after {len(state.losses)} of its steps, and saved. The same command "
+        "resumes it.",
+        number,
     )

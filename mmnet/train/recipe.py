@@ -1,7 +1,12 @@
-"""The loss (§3.4) and the schedule of the learning rate (§4.1)."""
+"""What the paper says of training: loss (§3.4), schedule and learning rates (§4.1)."""
+
+from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+CLIP_PARTS = ("backbone.visual.", "text_encoder.")
+"""Pre-trained; everything else learns `head_lr_multiplier` times faster (reading 10)."""
 
 
 def mask_loss(logits: Tensor, masks: Tensor) -> Tensor:
@@ -15,3 +20,15 @@ def mask_loss(logits: Tensor, masks: Tensor) -> Tensor:
 def polynomial_decay(step: int, total_steps: int, power: float) -> float:
     """Return the factor on the learning rate at a step, from 1 at step 0 towards 0."""
     return float((1 - step / total_steps) ** power)
+
+
+def parameter_groups(model: nn.Module, head_lr_multiplier: float) -> list[dict[str, Any]]:
+    """Return Adam's groups: CLIP's parameters, and all others with their multiplier of the rate."""
+    clip: list[nn.Parameter] = []
+    head: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        (clip if name.startswith(CLIP_PARTS) else head).append(parameter)
+    return [
+        {"params": clip, "multiplier": 1.0},
+        {"params": head, "multiplier": head_lr_multiplier},
+    ]

@@ -1,33 +1,29 @@
-"""What a training changes as it goes, kept so that it ends the same wherever it was interrupted.
-
-In a run's `work/`: `last.pt`, the whole state, and `previous.pt`, the one before; `best.pt`, the
-model of the best epoch; `metrics.jsonl`; and, once finished, `finished.json`.
-"""
+"""What a training changes as it goes, kept so that it ends the same wherever it was interrupted."""
 
 import json
 import shutil
-from collections.abc import Iterator
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mmnet.config.schema import Config
+from mmnet.config.identity import Identity, differences
+from mmnet.config.paths import RunPaths, WorkPaths
 from mmnet.model import checkpoint
 from mmnet.model.mmnet import MMNet
 from mmnet.runtime.errors import CheckpointError
-from mmnet.runtime.files import atomic_path, atomic_write, checksum
-from mmnet.runtime.fingerprint import code_version
-from mmnet.runtime.progress import say
+from mmnet.runtime.files import atomic_path, atomic_write, read_json, write_json
+from mmnet.runtime.progress import readable, say
 
 
 @dataclass
-class Run:
-    """What changes while training, and what an interrupted run goes on from.
+class RunState:
+    """What changes while training, and what an interrupted run resumes from.
 
     Order, sentences and random numbers are functions of seed, epoch and step (and, for dropout,
-    of the process): the position is all that is kept of them. So is the schedule of the step.
+    of the process): of them the position is all that is kept.
     """
 
     model: MMNet
@@ -54,112 +50,151 @@ def best_epoch(history: list[dict[str, Any]]) -> int:
     return max(history, key=lambda line: line["val"]["mIoU"], default={"epoch": 0})["epoch"]
 
 
-def identity_of(
-    config: Config, *, table: Path, manifest: Path, weights: Path | None
-) -> dict[str, Any]:
-    """Return what decides whether two runs are the same: values, data, weights and code."""
-    return {
-        "config": config.identity(),
-        "table": checksum(table),
-        "images": checksum(manifest),
-        "weights": checksum(weights) if weights else None,
-        "code": code_version("mmnet.train.loop"),
-    }
+class Saver:
+    """Writes a training's state into its work folder. Of several processes, the first saves."""
+
+    def __init__(
+        self, state: RunState, work: WorkPaths, identity: Identity | None, *, epochs: int
+    ) -> None:
+        self.state, self.work, self.identity, self.epochs = state, work, identity, epochs
+        spent = read_json(work.progress).get("seconds", 0.0) if state.history or state.losses else 0
+        self.start = time.monotonic() - spent
+
+    def save(self) -> None:
+        """Write what a later process resumes from; the state before is kept."""
+        if self.identity is None:
+            return
+        state = self.state
+        with atomic_write(self.work.metrics) as file:
+            file.writelines(json.dumps(line) + "\n" for line in state.history)
+        content = {
+            "model": state.model.state_dict(),
+            "optimizer": state.optimizer.state_dict(),
+            "scaler": state.scaler.state_dict(),
+            "history": state.history,
+            "losses": state.losses,
+            "identity": self.identity.as_dict(),
+        }
+        checkpoint.save(self.work.last, content, previous=self.work.previous)
+        progress = {
+            "epochs": self.epochs,
+            "epoch": state.epoch,
+            "steps": len(state.losses),
+            "seconds": time.monotonic() - self.start,
+        }
+        write_json(self.work.progress, progress)
+
+    def save_best(self) -> None:
+        """Write the model, where it is that of the best epoch so far."""
+        if self.identity is None or not self.state.is_at_best:
+            return
+        content = {
+            "model": self.state.model.state_dict(),
+            "identity": self.identity.as_dict(),
+            "epoch": self.state.epoch,
+        }
+        checkpoint.save(self.work.best, content)
+
+    def finish(self, run: RunPaths) -> None:
+        """Leave what publishing needs, and publish."""
+        if self.identity is None:
+            return
+        epochs = {"epochs": self.state.epoch, "best_epoch": best_epoch(self.state.history)}
+        write_json(self.work.finished, epochs)
+        for path in (self.work.last, self.work.previous):
+            path.unlink(missing_ok=True)
+        publish(self.work, run)
 
 
-def save_best(run: Run, work: Path, identity: dict[str, Any]) -> None:
-    content = {"model": run.model.state_dict(), **identity, "epoch": run.epoch}
-    checkpoint.save(work / "best.pt", content)
+def begin(run: RunPaths, work: WorkPaths, identity: Identity) -> None:
+    """Note which training works in a folder; say what other unfinished work of the run there is."""
+    about = {"experiment": run.experiment, "seed": run.seed, "identity": identity.as_dict()}
+    write_json(work.about, about)
+    for other in unfinished_work(run, work.folder.parent):
+        if other.folder != work.folder:
+            size = sum(path.stat().st_size for path in other.folder.glob("*.pt"))
+            known = Identity.from_dict(read_json(other.about).get("identity"))
+            why = differences(known, identity) if known else []
+            say(
+                f"{other.folder}: unfinished training of {run.name}, {readable(size)} "
+                f"({'; '.join(why[:3]) or 'unknown values'}). It resumes with its own values and "
+                "code; delete it if it is not needed."
+            )
 
 
-def save(run: Run, work: Path, identity: dict[str, Any]) -> None:
-    """Write what a later process goes on from; the one before is kept."""
-    with atomic_write(work / "metrics.jsonl") as file:
-        file.writelines(_lines(run.history))
-    content = {
-        "model": run.model.state_dict(),
-        "optimizer": run.optimizer.state_dict(),
-        "scaler": run.scaler.state_dict(),
-        "history": run.history,
-        "losses": run.losses,
-        **identity,
-    }
-    checkpoint.save(work / "last.pt", content, previous=work / "previous.pt")
+def unfinished_work(run: RunPaths, folder: Path) -> list[WorkPaths]:
+    """Return the work folders of a run's trainings that are not finished."""
+    found = []
+    for path in sorted(folder.glob("*/run.json")):
+        about, work = read_json(path), WorkPaths(path.parent)
+        is_same = (about.get("experiment"), about.get("seed")) == (run.experiment, run.seed)
+        if is_same and not work.finished.exists():
+            found.append(work)
+    return found
 
 
-def resumable(work: Path, identity: dict[str, Any]) -> Path | None:
-    """Return the latest state of this very run that is whole, or None."""
-    for path in (work / "last.pt", work / "previous.pt"):
+def resumable(work: WorkPaths, identity: Identity) -> Path | None:
+    """Return the latest whole state of this very training, or None."""
+    for path in (work.last, work.previous):
         if not path.exists():
             continue
         try:
             content = checkpoint.load(path)
         except CheckpointError as error:
-            say(f"{error} Going back to the one before.")
+            say(f"{error} Trying the state before it.")
             continue
-        changed = [key for key, value in identity.items() if content.get(key) != value]
-        if changed:
-            say(f"{path}: is of another {' and '.join(changed)}: starting afresh")
+        if content["identity"] != identity.as_dict():
+            say(f"{path}: belongs to another training; starting from scratch")
             return None
         best, epochs = best_epoch(content["history"]), len(content["history"])
         has_best = best == epochs and not content["losses"]
-        if not has_best and _epoch_saved(work / "best.pt", identity) < best:
-            say(f"{work}/best.pt: is not that of epoch {best}, the best so far: starting afresh")
+        if not has_best and _epoch_saved(work.best, identity) < best:
+            say(f"{work.best}: is not the model of epoch {best}, the best; starting from scratch")
             return None
         return path
-    if any((work / name).exists() for name in ("last.pt", "previous.pt")):
-        say(f"{work}: no whole checkpoint. Starting afresh.")
+    if work.last.exists() or work.previous.exists():
+        say(f"{work.folder}: no whole checkpoint; starting from scratch")
     return None
 
 
-def resume(run: Run, path: Path) -> None:
+def resume(state: RunState, path: Path) -> None:
     content = checkpoint.load(path)
-    run.model.load_state_dict(content["model"])
-    run.optimizer.load_state_dict(content["optimizer"])
-    if content["scaler"] and run.scaler.is_enabled():
-        # From a GPU with bf16 to one without, or back, the scale begins anew.
-        run.scaler.load_state_dict(content["scaler"])
-    run.history, run.losses = content["history"], content["losses"]
-    steps = f" and {len(run.losses)} steps" if run.losses else ""
-    say(f"going on after epoch {run.epoch}{steps}, from {path}")
+    state.model.load_state_dict(content["model"])
+    state.optimizer.load_state_dict(content["optimizer"])
+    if content["scaler"] and state.scaler.is_enabled():
+        # From a GPU with bf16 to one without, or back, the scale starts from its default.
+        state.scaler.load_state_dict(content["scaler"])
+    state.history, state.losses = content["history"], content["losses"]
+    steps = f" and {len(state.losses)} steps" if state.losses else ""
+    say(f"resuming after epoch {state.epoch}{steps}, from {path}")
 
 
-def is_finished(work: Path, identity: dict[str, Any]) -> bool:
-    try:
-        is_same = json.loads((work / "finished.json").read_text()) == identity
-        history = [*map(json.loads, (work / "metrics.jsonl").read_text().splitlines())]
-    except (FileNotFoundError, ValueError):
+def is_finished(work: WorkPaths, identity: Identity) -> bool:
+    """Whether this very training has ended, with its best model still there."""
+    if not work.finished.is_file():
         return False
-    return is_same and _epoch_saved(work / "best.pt", identity) == best_epoch(history) > 0
+    best = read_json(work.finished).get("best_epoch", 0)
+    return work.metrics.is_file() and 0 < best == _epoch_saved(work.best, identity)
 
 
-def finish(work: Path, identity: dict[str, Any]) -> None:
-    """Leave what publishing needs: best.pt, metrics.jsonl, and whose they are."""
-    with atomic_write(work / "finished.json") as file:
-        json.dump(identity, file)
-    for name in ("last.pt", "previous.pt"):
-        (work / name).unlink(missing_ok=True)
-
-
-def publish(work: Path, folder: Path) -> None:
-    for kept, published in (("best.pt", "checkpoint.pt"), ("metrics.jsonl", "metrics.jsonl")):
-        with atomic_path(folder / published) as path:
+def publish(work: WorkPaths, run: RunPaths) -> None:
+    """Put a finished training's results where tables look for them."""
+    for kept, published in ((work.best, run.checkpoint), (work.metrics, run.metrics)):
+        with atomic_path(published) as path:
             path.unlink()
             try:
-                path.hardlink_to(work / kept)  # no second copy on the disk
+                path.hardlink_to(kept)  # no second copy on the disk
             except OSError:
-                shutil.copyfile(work / kept, path)
+                shutil.copyfile(kept, path)
             path.touch()  # as new as what it was made from, however old the run is
+    about = {"experiment": run.experiment, "seed": run.seed}  # the name may be new
+    write_json(run.identity, read_json(work.about) | about)
 
 
-def _epoch_saved(best: Path, identity: dict[str, Any]) -> int:
-    """Return the epoch of best.pt's model; 0 where it is not whole, or another run's."""
+def _epoch_saved(best: Path, identity: Identity) -> int:
+    """Return the epoch of the best model; 0 where it is not whole, or of another training."""
     try:
         content = checkpoint.load(best)
     except CheckpointError:
         return 0
-    return content["epoch"] if identity.items() <= content.items() else 0
-
-
-def _lines(history: list[dict[str, Any]]) -> Iterator[str]:
-    return (json.dumps(line) + "\n" for line in history)
+    return int(content["epoch"]) if content["identity"] == identity.as_dict() else 0

@@ -20,11 +20,8 @@ from mmnet.runtime.distributed import World
 from mmnet.runtime.errors import ConfigError, TrainingError
 from mmnet.runtime.progress import readable, say
 from mmnet.runtime.signals import Stop
-from mmnet.train.recipe import mask_loss
-from mmnet.train.run_state import Run
-
-CLIP_PARTS = ("backbone.visual.", "text_encoder.")
-"""Pre-trained; everything else learns `head_lr_multiplier` times faster (reading 10)."""
+from mmnet.train.recipe import mask_loss, parameter_groups
+from mmnet.train.run_state import RunState
 
 
 def autocast_type(train: TrainConfig, device: torch.device) -> torch.dtype | None:
@@ -37,30 +34,22 @@ def autocast_type(train: TrainConfig, device: torch.device) -> torch.dtype | Non
     return torch.float16 if lacks_bf16 else torch.bfloat16
 
 
-def start(model: MMNet, config: TrainConfig, device: torch.device) -> Run:
-    parts: dict[bool, list[nn.Parameter]] = {True: [], False: []}
-    for name, parameter in model.named_parameters():
-        parts[name.startswith(CLIP_PARTS)].append(parameter)
+def start(model: MMNet, config: TrainConfig, device: torch.device) -> RunState:
     optimizer = torch.optim.Adam(
-        [
-            {"params": parts[True], "multiplier": 1.0},
-            {"params": parts[False], "multiplier": config.head_lr_multiplier},
-        ],
-        lr=config.lr,
-        fused=True,
+        parameter_groups(model, config.head_lr_multiplier), lr=config.lr, fused=True
     )
-    # Of fp16 alone: bf16's exponent is fp32's.
+    # For fp16 alone: bf16's exponent is fp32's.
     scaled = autocast_type(config, device) is torch.float16
-    return Run(model, optimizer, torch.amp.GradScaler(device.type, enabled=scaled))
+    return RunState(model, optimizer, torch.amp.GradScaler(device.type, enabled=scaled))
 
 
 class Stepper:
     """Takes steps with a run's model, as params.yaml's `train` and the processes say."""
 
     def __init__(
-        self, run: Run, config: Config, world: World, device: torch.device, stop: Stop
+        self, state: RunState, config: Config, world: World, device: torch.device, stop: Stop
     ) -> None:
-        self.run, self.config, self.world = run, config, world
+        self.state, self.config, self.world = state, config, world
         self.device, self.stop = device, stop
         try:
             self.part_size = part_size(config.train, world.size)
@@ -75,8 +64,8 @@ class Stepper:
             f"{config.train.accumulate} part(s) x {self.part_size} items, on {device}, in "
             f"{str(self.dtype or torch.float32).removeprefix('torch.')}"
         )
-        recompute(run.model, config.train.checkpoint_activations)
-        forward: nn.Module = run.model
+        recompute(state.model, config.train.checkpoint_activations)
+        forward: nn.Module = state.model
         if world.size > 1 and device.type == "cuda":
             forward = nn.SyncBatchNorm.convert_sync_batchnorm(forward)
         elif world.size > 1:
@@ -98,7 +87,7 @@ class Stepper:
     def __exit__(self, *error: object) -> None:
         # DDP's C++ must not outlive the group of processes: freed last, with Python's lock held,
         # it can wait for ever for a thread of gloo's that waits for this lock.
-        self.forward = self.run.model
+        self.forward = self.state.model
 
     def items(self, number: int) -> range:
         """Return the numbers of the items that this process takes of a batch, in their order."""
@@ -112,13 +101,13 @@ class Stepper:
         Raises:
             TrainingError: the device's memory does not suffice.
         """
-        run = self.run
+        state = self.state
         # Dropout's numbers: of seed, step and process alone, so that none need be kept.
         sequence = np.random.SeedSequence([self.config.seed, step, self.world.rank])
         torch.manual_seed(int(sequence.generate_state(1)[0]))
-        for group in run.optimizer.param_groups:
+        for group in state.optimizer.param_groups:
             group["lr"] = lr * group["multiplier"]
-        run.optimizer.zero_grad()
+        state.optimizer.zero_grad()
         try:
             with self.world.speaking():
                 losses = [
@@ -129,9 +118,9 @@ class Stepper:
             loss, asked = self.world.mean(ours, self.device)
             self.is_asked_to_stop = asked > 0
             if math.isfinite(loss):
-                run.scaler.step(run.optimizer)
-                run.scaler.update()
-                run.losses.append(loss)
+                state.scaler.step(state.optimizer)
+                state.scaler.update()
+                state.losses.append(loss)
         except torch.OutOfMemoryError as error:
             raise TrainingError(self._advice(str(error))) from None
         return loss
@@ -151,7 +140,7 @@ class Stepper:
         with alone_until_last:
             with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
                 loss = mask_loss(self.forward(normalise(image), tokens), mask)
-            self.run.scaler.scale(loss / of).backward()
+            self.state.scaler.scale(loss / of).backward()
         return loss.detach()
 
     def must_save(self) -> bool:

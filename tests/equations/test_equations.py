@@ -10,7 +10,7 @@ from open_clip.modified_resnet import AttentionPool2d
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from mmnet.model.backbone import attention_pool
+from mmnet.model.backbone_resnet import attention_pool
 from mmnet.model.decoder import Decoder, DecoderLayer
 from mmnet.model.estimator import EqualScores, QueryEstimator
 from mmnet.model.layers import Attention, coordinates, sine_positions, sine_positions_2d

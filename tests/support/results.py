@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mmnet.config.load import load_params
-from mmnet.config.paths import Layout
+from mmnet.config.paths import Paths
 from mmnet.config.schema import Params
 from mmnet.config.tables import TABLES, runs_of, shown_run
 from mmnet.evaluate.metrics import score_run
@@ -88,7 +88,7 @@ class Bench:
             rows.to_parquet(self.path(experiment, seed), index=False)
 
     def path(self, experiment: str, seed: int) -> Path:
-        return self.folder / Layout(self.params.profile).rows(experiment, seed)
+        return self.folder / Paths(self.params.profile).run(experiment, seed).rows
 
     def change(self, run: str, how: Callable[[pd.DataFrame], pd.DataFrame], **config: Any) -> None:
         path = self.path(run, 0)
@@ -154,12 +154,12 @@ def scattered(experiment: str, split: str, rows: pd.DataFrame) -> Floats:
 
 def make_runs(folder: Path, params: Params) -> None:
     """Write what training would leave in `folder`: rows, scores, and what Figures 5 and 6 show."""
-    layout = Layout(params.profile)
+    paths = Paths(params.profile)
     bench = Bench(folder, params, scattered)
     for name in params.experiments:
         for seed in params.seeds:
             scores = score_run(params.resolve(name, seed), rows=bench.path(name, seed))
-            path = folder / layout.scores(name, seed)
+            path = folder / paths.run(name, seed).scores
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(scores))
     config = params.resolve(shown_run(params), params.seeds[0])
@@ -167,8 +167,8 @@ def make_runs(folder: Path, params: Params) -> None:
     about |= {"profile": config.profile, "experiment": config.experiment, "seed": config.seed}
     about |= {"backbone": config.tower.label, "rule": "A rule, given in words."}
     shown = (config.experiment, config.seed)
-    (folder / layout.queries(*shown)).parent.mkdir(parents=True, exist_ok=True)
-    np.savez(folder / layout.queries(*shown), about=json.dumps(about), **arrays)
+    (folder / paths.run(*shown).queries).parent.mkdir(parents=True, exist_ok=True)
+    np.savez(folder / paths.run(*shown).queries, about=json.dumps(about), **arrays)
     about["without"] = f"{config.experiment}_no_mmp"
     about["examples"] = [
         {"sentence": "the left", "kind": kind, "gain": 0.5, "iou_with": 0.75, "iou_without": 0.25}
@@ -180,26 +180,26 @@ def make_runs(folder: Path, params: Params) -> None:
         for k in range(len(about["examples"]))
         for key in ("image", "truth", "with", "without")
     }
-    np.savez(folder / layout.examples(*shown), about=json.dumps(about), **tiles)
+    np.savez(folder / paths.run(*shown).examples, about=json.dumps(about), **tiles)
 
 
 def make_results(folder: Path, params: Params) -> Path:
     """Write the tables, figures and claims of such runs; return their folder."""
     make_runs(folder, params)
-    results, layout = folder / "results", Layout(params.profile)
+    results, paths = folder / "results", Paths(params.profile)
 
     def scores(table: str) -> list[Path]:
-        return [folder / layout.scores(*run) for run in runs_of(table, params)]
+        return [folder / paths.run(*run).scores for run in runs_of(table, params)]
 
     write_table1(scores("table1"), results, params=params)
     for table in TABLES[1:]:
         write_ablation(table, scores(table), results, params=params)
-    write_claims(lambda *run: folder / layout.rows(*run), results, params=params)
+    write_claims(lambda *run: folder / paths.run(*run).rows, results, params=params)
     write_figure4(scores("table2"), results, params=params)
     config = params.resolve(shown_run(params), params.seeds[0])
     shown = (config.experiment, config.seed)
-    write_figure5(folder / layout.examples(*shown), config, results, label="a label")
-    write_figure6(folder / layout.queries(*shown), config, results, label="a label")
+    write_figure5(folder / paths.run(*shown).examples, config, results, label="a label")
+    write_figure6(folder / paths.run(*shown).queries, config, results, label="a label")
     return results
 
 

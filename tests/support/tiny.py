@@ -27,6 +27,7 @@ TINY = [
     "profiles.mini.model.ffn=16",
     "profiles.mini.train.epochs=2",
     "profiles.mini.train.batch_size=4",
+    "profiles.mini.train.val_batch_size=8",
     "profiles.mini.evaluate.batch_size=8",
     "profiles.mini.pretrain.steps=2",
     "profiles.mini.pretrain.batch_size=8",

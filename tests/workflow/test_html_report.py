@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mmnet.config.paths import Layout
+from mmnet.config.paths import Paths
 from mmnet.report.pages.html import to_html
 from mmnet.report.pages.parameters import to_markdown
 from support.project import copy_project, snakemake
@@ -61,10 +61,10 @@ def test_parameters_are_those_of_each_run(profile: str) -> None:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone in which all but the trainings and predictions has run, and its report."""
     folder = copy_project(tmp_path_factory.mktemp("clone"), tiny=False)
-    params, layout = params_of("mini"), Layout("mini")
+    params, paths = params_of("mini"), Paths("mini")
     make_runs(folder, params)
     runs = [(name, 0) for name in params.experiments]
-    data = folder / layout.data
+    data = folder / paths.data
     data.mkdir(parents=True)
     hand_made_tables(data)
     # What stands before all that: empty, and marked as made.
@@ -72,21 +72,21 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (data / "archives").mkdir()
     (folder / "clip" / "mini").mkdir(parents=True)
     others = [
-        *(layout.mirror / f"{name}.zip" for name in params.active.archives),
-        layout.mirror / "SHA256SUMS",
-        *(layout.fetched(layout.archive(name)) for name in params.active.archives),
-        layout.manifest,
-        *(layout.clip(name) for name in params.active.towers),
-        *(layout.checkpoint(*run) for run in runs),
-        *(layout.metrics(*run) for run in runs),
+        *(paths.mirror / f"{name}.zip" for name in params.active.archives),
+        paths.mirror / "SHA256SUMS",
+        *(paths.fetched(paths.archive(name)) for name in params.active.archives),
+        paths.manifest,
+        *(paths.clip(name) for name in params.active.towers),
+        *(paths.run(*run).checkpoint for run in runs),
+        *(paths.run(*run).metrics for run in runs),
     ]
     for path in others:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).touch()
-    targets = [layout.scores(*run) for run in runs]
-    others += [layout.percents(*run) for run in runs]
-    targets += [layout.examples("nq_24", 0), layout.queries("nq_24", 0)]
-    targets += [layout.table(name) for name in params.active.datasets]
+    targets = [paths.run(*run).scores for run in runs]
+    others += [paths.run(*run).percents for run in runs]
+    targets += [paths.run("nq_24", 0).examples, paths.run("nq_24", 0).queries]
+    targets += [paths.table(name) for name in params.active.datasets]
     touched = snakemake(folder, "--cores", "1", "--touch", "--forceall", "--", *map(str, targets))
     assert touched.returncode == 0, touched.stderr
     done = snakemake(folder, "--cores", "2")

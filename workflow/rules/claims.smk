@@ -1,12 +1,12 @@
 from mmnet.report.claims.statements import wanted_runs
 
 CLAIM_RUNS = [run for run in wanted_runs(PARAMS) if run[0] in PARAMS.experiments]
-CLAIM_ROWS = [LAYOUT.rows(*run) for run in CLAIM_RUNS]
+CLAIM_ROWS = [PATHS.run(*run).rows for run in CLAIM_RUNS]
 
 
 rule write_claims:
     input:
-        needed(CLAIM_ROWS),
+        WORKFLOW.needed(CLAIM_ROWS),
     output:
         [RESULTS / f"claims.{suffix}" for suffix in ("json", "md")],
         report(
@@ -20,16 +20,16 @@ rule write_claims:
     conda:
         ENVIRONMENT
     resources:
-        **asks("prepare"),
+        **WORKFLOW.resources("prepare"),
     params:
         profile=PARAMS.profile,
         label=PROFILE.label,
         procedural=PROFILE.shapes is not None,
         seeds=PARAMS.seeds,
-        runs=[json.dumps(PARAMS.resolve(*run).identity()) for run in CLAIM_RUNS],
-        rows=found(CLAIM_ROWS),
-        code=code_version("mmnet.report.claims.write"),
-        page=code_version("mmnet.report.pages.html"),
+        runs=WORKFLOW.predictions_of(PARAMS.resolve(*run) for run in CLAIM_RUNS),
+        rows=WORKFLOW.found(CLAIM_ROWS),
+        code=code_hash("claims"),
+        page=code_hash("pages"),
     message:
         "Testing the paper's claims"
     shell:

@@ -2,17 +2,17 @@ if PROFILE.shapes:
 
     rule draw_shapes:
         output:
-            archives=[LAYOUT.mirror / f"{name}.zip" for name in PROFILE.archives],
-            checksums=LAYOUT.mirror / "SHA256SUMS",
+            archives=[PATHS.mirror / f"{name}.zip" for name in PROFILE.archives],
+            checksums=PATHS.mirror / "SHA256SUMS",
         log:
             LOGS / "draw_shapes.log",
         conda:
             ENVIRONMENT
         resources:
-            **asks("prepare"),
+            **WORKFLOW.resources("prepare"),
         params:
             shapes=as_json(PROFILE.shapes),
-            code=code_version("mmnet.benchmark.scenes"),
+            code=code_hash("draw_scenes"),
         message:
             "Drawing the procedural benchmark"
         shell:
@@ -21,9 +21,9 @@ if PROFILE.shapes:
 
 rule fetch_archive:
     input:
-        drawn_archives,
+        lambda wildcards: WORKFLOW.drawn_archives(wildcards.archive),
     output:
-        LAYOUT.fetched(LAYOUT.archive("{archive}")),
+        PATHS.fetched(PATHS.archive("{archive}")),
     log:
         LOGS / "fetch_archive" / "{archive}.log",
     conda:
@@ -42,31 +42,27 @@ rule fetch_archive:
 # All that the profile reads, less the user's own copies.
 rule archives:
     input:
-        [
-            LAYOUT.fetched(LAYOUT.archive(name))
-            for name in PROFILE.archives
-            if PROFILE.data.get(name) is None
-        ],
+        WORKFLOW.fetched_archives,
     message:
         "The archives are there"
 
 
 rule prepare_table:
     input:
-        lambda wildcards: archive_input(wildcards.dataset),
+        lambda wildcards: WORKFLOW.archive_input(wildcards.dataset),
     output:
-        LAYOUT.table("{dataset}"),
+        PATHS.table("{dataset}"),
     log:
         LOGS / "prepare_table" / "{dataset}.log",
     conda:
         ENVIRONMENT
     resources:
-        **asks("prepare"),
+        **WORKFLOW.resources("prepare"),
     params:
         dataset=lambda wildcards: as_json(
             PROFILE.datasets[wildcards.dataset], less={"max_length"}
         ),
-        code=code_version("mmnet.data.prepare"),
+        code=code_hash("prepare"),
     message:
         "Preparing {wildcards.dataset}"
     shell:
@@ -75,18 +71,18 @@ rule prepare_table:
 
 rule unpack_images:
     input:
-        archive=archive_input("train2014"),
-        tables=[LAYOUT.table(name) for name in DATASETS],
+        archive=WORKFLOW.archive_input("train2014"),
+        tables=[PATHS.table(name) for name in DATASETS],
     output:
-        LAYOUT.manifest,
+        PATHS.manifest,
     log:
         LOGS / "unpack_images.log",
     conda:
         ENVIRONMENT
     resources:
-        **asks("prepare"),
+        **WORKFLOW.resources("prepare"),
     params:
-        code=code_version("mmnet.data.prepare"),
+        code=code_hash("prepare"),
     message:
         "Unpacking the images that the refs name"
     shell:

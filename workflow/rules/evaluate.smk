@@ -1,23 +1,24 @@
 rule predict_masks:
     input:
-        checkpoint=LAYOUT.checkpoint("{experiment}", "{seed}"),
-        table=lambda wildcards: LAYOUT.table(run_config(wildcards).dataset_name),
-        images=LAYOUT.manifest,
+        checkpoint=PATHS.run("{experiment}", "{seed}").checkpoint,
+        table=lambda wildcards: PATHS.table(run_config(wildcards).dataset_name),
+        images=PATHS.manifest,
     output:
-        rows=LAYOUT.rows("{experiment}", "{seed}"),
-        predictions=LAYOUT.predictions("{experiment}", "{seed}"),
+        rows=PATHS.run("{experiment}", "{seed}").rows,
+        predictions=PATHS.run("{experiment}", "{seed}").predictions,
     log:
         LOGS / "predict_masks" / "{experiment}.seed{seed}.log",
     conda:
         ENVIRONMENT
-    threads: cores
+    threads: run_cores
     resources:
-        **asks("predict"),
-        gpu=shared_gpus,
+        **WORKFLOW.resources("predict"),
+        gpu=run_gpus,
     params:
         evaluate=lambda wildcards: as_json(run_config(wildcards).evaluate),
-        code=code_version("mmnet.evaluate.predict"),
-        grid=code_version("mmnet.evaluate.preview"),
+        splits=lambda wildcards: run_config(wildcards).dataset.splits,
+        code=lambda wildcards: code_hash("predict", run_config(wildcards)),
+        preview=code_hash("preview"),
     message:
         "Predicting {wildcards.experiment}, seed {wildcards.seed}"
     shell:
@@ -26,10 +27,10 @@ rule predict_masks:
 
 rule score_run:
     input:
-        LAYOUT.rows("{experiment}", "{seed}"),
+        PATHS.run("{experiment}", "{seed}").rows,
     output:
-        scores=LAYOUT.scores("{experiment}", "{seed}"),
-        percents=LAYOUT.percents("{experiment}", "{seed}"),
+        scores=PATHS.run("{experiment}", "{seed}").scores,
+        percents=PATHS.run("{experiment}", "{seed}").percents,
     log:
         LOGS / "score_run" / "{experiment}.seed{seed}.log",
     conda:
@@ -37,7 +38,7 @@ rule score_run:
     params:
         splits=lambda wildcards: run_config(wildcards).dataset.splits,
         label=lambda wildcards: run_config(wildcards).tower.label,
-        code=code_version("mmnet.evaluate.metrics"),
+        code=code_hash("score"),
     message:
         "Scoring {wildcards.experiment}, seed {wildcards.seed}"
     shell:

@@ -1,9 +1,6 @@
-FIGURE4_SCORES = [LAYOUT.scores(*run) for run in runs_of("table2", PARAMS)]
-
-
 rule write_figure4:
     input:
-        needed(FIGURE4_SCORES),
+        WORKFLOW.needed(WORKFLOW.scores_of("table2")),
     output:
         RESULTS / "figure4.pdf",
         report(
@@ -20,12 +17,10 @@ rule write_figure4:
         profile=PARAMS.profile,
         label=PROFILE.label,
         seeds=PARAMS.seeds,
-        runs=[
-            (json.dumps(config.identity()), config.tower.label)
-            for config in [PARAMS.resolve(*run) for run in runs_of("table2", PARAMS)]
-        ],
-        scores=found(FIGURE4_SCORES),
-        code=code_version("mmnet.report.figures.figure4"),
+        runs=WORKFLOW.predictions_of(WORKFLOW.configs_of("table2")),
+        labels=[config.tower.label for config in WORKFLOW.configs_of("table2")],
+        scores=WORKFLOW.found(WORKFLOW.scores_of("table2")),
+        code=code_hash("figures"),
     message:
         "Drawing Figure 4"
     shell:
@@ -34,23 +29,23 @@ rule write_figure4:
 
 rule pick_examples:
     input:
-        runs=lambda wildcards: needed(files_of(pair_of(wildcards))),
-        table=lambda wildcards: LAYOUT.table(run_config(wildcards).dataset_name),
-        images=LAYOUT.manifest,
+        runs=lambda wildcards: WORKFLOW.needed(files_of(pair_of(wildcards))),
+        table=lambda wildcards: PATHS.table(run_config(wildcards).dataset_name),
+        images=PATHS.manifest,
     output:
-        LAYOUT.examples("{experiment}", "{seed}"),
+        PATHS.run("{experiment}", "{seed}").examples,
     log:
         LOGS / "pick_examples" / "{experiment}.seed{seed}.log",
     conda:
         ENVIRONMENT
     threads: PROFILE.train.threads
     resources:
-        **asks("predict"),
-        gpu=lambda wildcards: gpus(run_config(wildcards).train),
+        **WORKFLOW.resources("predict"),
+        gpu=one_gpu,
     params:
-        runs=lambda wildcards: identities(pair_of(wildcards)),
-        files=lambda wildcards: found(files_of(pair_of(wildcards))),
-        code=code_version("mmnet.evaluate.examples"),
+        runs=lambda wildcards: WORKFLOW.predictions_of(pair_of(wildcards)),
+        files=lambda wildcards: WORKFLOW.found(files_of(pair_of(wildcards))),
+        code=lambda wildcards: code_hash("examples", run_config(wildcards)),
     message:
         "Picking Figure 5's examples"
     shell:
@@ -59,23 +54,23 @@ rule pick_examples:
 
 rule read_queries:
     input:
-        run=lambda wildcards: needed(files_of([run_config(wildcards)])),
-        table=lambda wildcards: LAYOUT.table(run_config(wildcards).dataset_name),
-        images=LAYOUT.manifest,
+        run=lambda wildcards: WORKFLOW.needed(files_of([run_config(wildcards)])),
+        table=lambda wildcards: PATHS.table(run_config(wildcards).dataset_name),
+        images=PATHS.manifest,
     output:
-        LAYOUT.queries("{experiment}", "{seed}"),
+        PATHS.run("{experiment}", "{seed}").queries,
     log:
         LOGS / "read_queries" / "{experiment}.seed{seed}.log",
     conda:
         ENVIRONMENT
     threads: PROFILE.train.threads + PROFILE.train.workers
     resources:
-        **asks("predict"),
-        gpu=lambda wildcards: gpus(run_config(wildcards).train),
+        **WORKFLOW.resources("predict"),
+        gpu=one_gpu,
     params:
-        run=lambda wildcards: identities([run_config(wildcards)]),
-        files=lambda wildcards: found(files_of([run_config(wildcards)])),
-        code=code_version("mmnet.evaluate.examples"),
+        run=lambda wildcards: WORKFLOW.predictions_of([run_config(wildcards)]),
+        files=lambda wildcards: WORKFLOW.found(files_of([run_config(wildcards)])),
+        code=lambda wildcards: code_hash("queries", run_config(wildcards)),
     message:
         "Reading the queries of {wildcards.experiment}"
     shell:
@@ -84,7 +79,7 @@ rule read_queries:
 
 rule write_figure5:
     input:
-        lambda wildcards: drawn_from(LAYOUT.examples),
+        lambda wildcards: shown().examples,
     output:
         RESULTS / "figure5.pdf",
         report(
@@ -99,7 +94,7 @@ rule write_figure5:
         ENVIRONMENT
     params:
         label=PROFILE.label,
-        code=code_version("mmnet.report.figures.mask_figures"),
+        code=code_hash("figures"),
     message:
         "Drawing Figure 5"
     shell:
@@ -108,7 +103,7 @@ rule write_figure5:
 
 rule write_figure6:
     input:
-        lambda wildcards: drawn_from(LAYOUT.queries),
+        lambda wildcards: shown().queries,
     output:
         RESULTS / "figure6.pdf",
         report(
@@ -123,7 +118,7 @@ rule write_figure6:
         ENVIRONMENT
     params:
         label=PROFILE.label,
-        code=code_version("mmnet.report.figures.mask_figures"),
+        code=code_hash("figures"),
     message:
         "Drawing Figure 6"
     shell:

@@ -24,7 +24,7 @@ rule write_paper:
         profile=PARAMS.profile,
         label=PROFILE.label,
         seeds=PARAMS.seeds,
-        code=code_version("mmnet.report.pages.paper"),
+        code=code_hash("pages"),
     message:
         "Typesetting the tables, figures and claims"
     shell:

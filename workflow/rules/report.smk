@@ -1,13 +1,11 @@
 # In the report's menu.
 for TABLE in TABLES:
-    SCORES = [LAYOUT.scores(*run) for run in runs_of(TABLE, PARAMS)]
-    MODULE = "table1" if TABLE == "table1" else "ablations"
 
     rule:
         name:
             f"write_{TABLE}"
         input:
-            needed(SCORES),
+            WORKFLOW.needed(WORKFLOW.scores_of(TABLE)),
         output:
             [RESULTS / f"{TABLE}.{suffix}" for suffix in ("tex", "csv", "md")],
             report(
@@ -25,13 +23,11 @@ for TABLE in TABLES:
             profile=PARAMS.profile,
             label=PROFILE.label,
             seeds=PARAMS.seeds,
-            runs=[
-                (json.dumps(config.identity()), config.tower.label)
-                for config in [PARAMS.resolve(*run) for run in runs_of(TABLE, PARAMS)]
-            ],
-            scores=found(SCORES),
-            code=code_version(f"mmnet.report.tables.{MODULE}"),
-            page=code_version("mmnet.report.pages.html"),
+            runs=WORKFLOW.predictions_of(WORKFLOW.configs_of(TABLE)),
+            labels=[config.tower.label for config in WORKFLOW.configs_of(TABLE)],
+            scores=WORKFLOW.found(WORKFLOW.scores_of(TABLE)),
+            code=code_hash("tables"),
+            page=code_hash("pages"),
         message:
             f"Writing {TABLE}"
         shell:
@@ -40,7 +36,7 @@ for TABLE in TABLES:
 
 rule write_data_report:
     input:
-        [LAYOUT.table(name) for name in DATASETS],
+        [PATHS.table(name) for name in DATASETS],
     output:
         [RESULTS / f"data.{suffix}" for suffix in ("csv", "md")],
         report(
@@ -54,7 +50,7 @@ rule write_data_report:
     conda:
         ENVIRONMENT
     resources:
-        **asks("prepare"),
+        **WORKFLOW.resources("prepare"),
     params:
         profile=PARAMS.profile,
         label=PROFILE.label,
@@ -62,8 +58,7 @@ rule write_data_report:
             (name, dataset.splits, dataset.max_length)
             for name, dataset in PROFILE.datasets.items()
         ],
-        code=code_version("mmnet.report.pages.data"),
-        page=code_version("mmnet.report.pages.html"),
+        code=code_hash("pages"),
     message:
         "Describing the data"
     shell:
@@ -86,8 +81,7 @@ rule write_parameters:
     params:
         profile=PARAMS.profile,
         values=as_json(PARAMS),
-        code=code_version("mmnet.report.pages.parameters"),
-        page=code_version("mmnet.report.pages.html"),
+        code=code_hash("pages"),
     message:
         "Writing the parameters"
     shell:
@@ -95,13 +89,15 @@ rule write_parameters:
 
 
 CURVES = [
-    LAYOUT.metrics(name, seed) for name in PARAMS.experiments for seed in PARAMS.seeds
+    PATHS.run(name, seed).metrics
+    for name in PARAMS.experiments
+    for seed in PARAMS.seeds
 ]
 
 
 rule write_curves:
     input:
-        needed(CURVES),
+        WORKFLOW.needed(CURVES),
     output:
         RESULTS / "curves.csv",
     log:
@@ -112,8 +108,8 @@ rule write_curves:
         profile=PARAMS.profile,
         seeds=PARAMS.seeds,
         runs=list(PARAMS.experiments),
-        metrics=found(CURVES),
-        code=code_version("mmnet.report.pages.curves"),
+        metrics=WORKFLOW.found(CURVES),
+        code=code_hash("pages"),
     message:
         "Collecting the training curves"
     shell:

@@ -1,25 +1,30 @@
 rule pretrain_clip:
     input:
-        images=LAYOUT.manifest,
-        tables=[LAYOUT.table(name) for name in CAPTIONS],
+        images=PATHS.manifest,
+        tables=[
+            PATHS.table(name)
+            for name in (PROFILE.pretrain.captions if PROFILE.pretrain else [])
+        ],
     output:
-        LAYOUT.clip("{tower}"),
+        PATHS.clip("{tower}"),
     log:
         LOGS / "pretrain_clip" / "{tower}.log",
     benchmark:
         LOGS / "pretrain_clip" / "{tower}.benchmark.tsv"
     wildcard_constraints:
-        tower=towers_from("captions"),
+        tower=WORKFLOW.towers_from("captions"),
     conda:
         ENVIRONMENT
     threads: PROFILE.pretrain.threads if PROFILE.pretrain else 1
     resources:
-        **asks("train"),
-        gpu=gpus(PROFILE.pretrain),
+        **WORKFLOW.resources("train"),
+        gpu=gpus(PROFILE.pretrain.device if PROFILE.pretrain else "cpu"),
     params:
-        tower=lambda wildcards: as_json(PROFILE.towers[wildcards.tower], less={"label"}),
+        architecture=lambda wildcards: PROFILE.towers[wildcards.tower].architecture,
         pretrain=as_json(PROFILE.pretrain),
-        code=code_version("mmnet.train.pretrain"),
+        code=lambda wildcards: code_hash(
+            "pretrain", tower=PROFILE.towers[wildcards.tower].architecture
+        ),
     message:
         "Pre-training the CLIP tower {wildcards.tower} on captioned crops"
     shell:
@@ -28,11 +33,11 @@ rule pretrain_clip:
 
 rule download_clip:
     output:
-        LAYOUT.fetched(LAYOUT.clip("{tower}")),
+        PATHS.fetched(PATHS.clip("{tower}")),
     log:
         LOGS / "download_clip" / "{tower}.log",
     wildcard_constraints:
-        tower=towers_from("openai"),
+        tower=WORKFLOW.towers_from("openai"),
     conda:
         ENVIRONMENT
     params:
@@ -48,7 +53,7 @@ rule download_clip:
 # All that the trainings start from: of the towers in use, and not of the user's own files.
 rule towers:
     input:
-        towers_in_use(),
+        WORKFLOW.towers_in_use,
     message:
         "CLIP's weights are there"
 
@@ -57,21 +62,22 @@ rule train_mmnet:
     input:
         unpack(run_inputs),
     output:
-        checkpoint=LAYOUT.checkpoint("{experiment}", "{seed}"),
-        metrics=LAYOUT.metrics("{experiment}", "{seed}"),
+        checkpoint=PATHS.run("{experiment}", "{seed}").checkpoint,
+        metrics=PATHS.run("{experiment}", "{seed}").metrics,
+        identity=PATHS.run("{experiment}", "{seed}").identity,
     log:
         LOGS / "train_mmnet" / "{experiment}.seed{seed}.log",
     benchmark:
         LOGS / "train_mmnet" / "{experiment}.seed{seed}.benchmark.tsv"
     conda:
         ENVIRONMENT
-    threads: cores
+    threads: run_cores
     resources:
-        **asks("train"),
-        gpu=shared_gpus,
+        **WORKFLOW.resources("train"),
+        gpu=run_gpus,
     params:
-        config=lambda wildcards: json.dumps(run_config(wildcards).identity()),
-        code=code_version("mmnet.train.loop"),
+        values=lambda wildcards: json.dumps(run_config(wildcards).training_values()),
+        code=lambda wildcards: code_hash("train", run_config(wildcards)),
     message:
         "Training {wildcards.experiment}, seed {wildcards.seed}"
     shell:

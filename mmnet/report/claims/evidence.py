@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 
 from mmnet.config.schema import Config, Params
-from mmnet.config.tables import HARMLESS
 from mmnet.data.refer import read_table
 from mmnet.evaluate.metrics import iou
 from mmnet.report.claims.bootstrap import percentile_interval, resampled_means
@@ -110,10 +109,10 @@ def read_runs(rows_of: RowsOf, params: Params) -> Runs:
 
 def _read(path: Path, config: Config) -> pd.Series:
     table = read_table(path, config.dataset.splits, maker="mmnet predict")
-    found, meant = table.attrs.get("config"), config.identity()
+    found, meant = table.attrs.get("config"), config.prediction_values()
     if found != meant:
         held = found if isinstance(found, dict) else {}
-        keys = ("profile", "dataset_name", "experiment", "seed")
+        keys = ("profile", "dataset_name", "seed")
         other = next((key for key in keys if key in held and held[key] != meant[key]), None)
         what = (
             f"holds rows of {other} {held[other]!r}, but the claims need {meant[other]!r}"
@@ -182,7 +181,8 @@ def judge(part: Part, claim: Claim, runs: Runs, params: Params) -> Outcome:
 def _check_comparable(part: Part, claim: Claim, params: Params) -> None:
     """Refuse what would compare unlike with unlike."""
     for name in (*part.better, *part.worse):
-        config = _flat(params.resolve(name, params.seeds[0]).identity())
+        run = params.resolve(name, params.seeds[0])
+        config = _flat(run.prediction_values()) | {"tower_name": run.tower_name}
         for key, meant in (("dataset_name", part.dataset), *MEANT[name].items()):
             if config[key] != meant:
                 raise ConfigError(
@@ -200,8 +200,8 @@ def _check_comparable(part: Part, claim: Claim, params: Params) -> None:
 
 def differences(pair: tuple[str, str], params: Params) -> dict[str, tuple[Any, Any]]:
     """Return the keys, dotted, of what two experiments' results depend on and differ in."""
-    skipped = HARMLESS | {"experiment", "evaluate.batch_size"}
-    one, other = (_flat(params.resolve(name, params.seeds[0]).identity()) for name in pair)
+    skipped = {"evaluate.batch_size"}
+    one, other = (_flat(params.resolve(name, params.seeds[0]).prediction_values()) for name in pair)
     both = {key: (one.get(key), other.get(key)) for key in sorted({*one, *other} - skipped)}
     return {key: values for key, values in both.items() if values[0] != values[1]}
 

@@ -128,7 +128,7 @@ def _check_against_params(path: Path, scores: Scores, params: Params) -> None:
                 "Evaluate the run again."
             )
     # With allow_missing, Snakemake looks for no older run to replace.
-    if scores.config is not None and scores.config != config.identity():
+    if scores.config is not None and scores.config != config.prediction_values():
         raise DataError(
             f"{path}: {scores.name} was run with other values than params.yaml has now. Train and "
             "evaluate it again (snakemake does), or delete the file."

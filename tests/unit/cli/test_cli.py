@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from mmnet.cli.parser import main
-from mmnet.config.paths import Layout
+from mmnet.config.paths import Paths
 from mmnet.config.schema import Config
 from mmnet.model import checkpoint
 from mmnet.model.build import build_model
@@ -181,11 +181,11 @@ def test_a_file_where_a_folder_must_be_is_one_line(
 @pytest.fixture
 def project(tiny: Tiny, newcomer: Path) -> Path:
     """A working folder whose data are prepared."""
-    layout = Layout("mini")
+    paths = Paths("mini")
     for name, path in tiny.tables.items():
-        layout.table(name).parent.mkdir(parents=True, exist_ok=True)
-        layout.table(name).symlink_to(path)
-    layout.images.symlink_to(tiny.images)
+        paths.table(name).parent.mkdir(parents=True, exist_ok=True)
+        paths.table(name).symlink_to(path)
+    paths.images.symlink_to(tiny.images)
     return newcomer
 
 
@@ -197,11 +197,11 @@ def save_untrained(path: Path, config: Config, **changes: Any) -> None:
 
 
 def test_a_checkpoint_becomes_rows_and_scores(tiny: Tiny, project: Path) -> None:
-    layout = Layout("mini")
-    save_untrained(layout.checkpoint("refcoco_vit_b", 0), tiny.config)
+    paths = Paths("mini")
+    save_untrained(paths.run("refcoco_vit_b", 0).checkpoint, tiny.config)
     assert main(["predict", *RUN, *SET, "--device", "cpu"]) == 0
     assert main(["evaluate", *RUN, *SET]) == 0
-    scores = json.loads(layout.scores("refcoco_vit_b", 0).read_text())
+    scores = json.loads(paths.run("refcoco_vit_b", 0).scores.read_text())
     assert list(scores["splits"]) == ["val", "testA", "testB"]
 
 
@@ -216,13 +216,13 @@ def test_a_checkpoint_of_another_experiment_is_one_line(
 def test_a_missing_image_is_one_line(
     tiny: Tiny, project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    layout = Layout("mini")
-    save_untrained(layout.checkpoint("refcoco_vit_b", 0), tiny.config)
-    layout.images.unlink()
+    paths = Paths("mini")
+    save_untrained(paths.run("refcoco_vit_b", 0).checkpoint, tiny.config)
+    paths.images.unlink()
     line = mistake(capsys, "predict", *RUN, *SET, "--device", "cpu")
     assert line.startswith("data/mini/images/COCO_train2014_0")
     assert line.endswith("image not found. Unpack the images again: mmnet unpack-images.")
-    assert not layout.rows("refcoco_vit_b", 0).exists()
+    assert not paths.run("refcoco_vit_b", 0).rows.exists()
 
 
 def test_an_interrupted_command_says_how_to_go_on(

@@ -125,22 +125,22 @@ def test_the_pictures_of_the_readme_are_drawn_from_a_finished_run(
     torch.manual_seed(0)
     model = build_model(tiny.config.model, tiny.config.tower, weights=None)
     content = {"model": model.state_dict(), "config": tiny.config.model_dump(mode="json")}
-    layout = SimpleNamespace(
+    paths = SimpleNamespace(
         checkpoint=lambda *_: tmp_path / "checkpoint.pt",
         rows=lambda *_: tmp_path / "rows.parquet",
         table=lambda _: tiny.table,
         images=tiny.images,
     )
-    torch.save(content, layout.checkpoint())
+    torch.save(content, paths.run().checkpoint)
     predict_splits(
         tiny.config,
-        checkpoint=layout.checkpoint(),
+        checkpoint=paths.run().checkpoint,
         table=tiny.table,
         images=tiny.images,
-        output=layout.rows(),
+        output=paths.run().rows,
         device=CPU,
     )
-    drawn = examples(tiny.config, layout)
+    drawn = examples(tiny.config, paths)
     assert len(drawn) == 3
     assert all(count(picture, BLUE) > 50 for picture in drawn)
 

@@ -10,7 +10,7 @@ import torch
 
 from mmnet.cli.parser import main
 from mmnet.config.load import load_params
-from mmnet.config.paths import Layout
+from mmnet.config.paths import Paths
 from mmnet.config.schema import Params
 from mmnet.config.tables import TABLES
 from mmnet.model.build import build_model
@@ -50,7 +50,7 @@ def lines_of(text: str) -> dict[str, list[str]]:
 
 
 def test_a_line_has_what_one_run_costs(cheap: list[Any]) -> None:
-    text = plan(params_of("paper"), Layout("paper"), [], tflops=40)
+    text = plan(params_of("paper"), Paths("paper"), [], tflops=40)
     lines = lines_of(text)
     # 3 x 2 GFLOP x 42,278 refs x 50 epochs = 12.6834 PFLOP; at 40 TFLOP/s, 317 s = 5.3 min.
     assert lines["nq_24"] == [
@@ -71,7 +71,7 @@ def test_a_line_has_what_one_run_costs(cheap: list[Any]) -> None:
 def test_memory_is_that_of_a_part_on_one_gpu(cheap: list[Any]) -> None:
     how = ("processes=4", "accumulate=2")
     params = params_of("paper", *(f"profiles.paper.train.{key}" for key in how))
-    line = lines_of(plan(params, Layout("paper"), ["table2"], tflops=40))["nq_24"]
+    line = lines_of(plan(params, Paths("paper"), ["table2"], tflops=40))["nq_24"]
     # A fifth copy, of gradients on their way; 64 / 4 / 2 items.
     assert line[-5:] == ["8", "20.2", "MB", "4", "MB"]
 
@@ -108,7 +108,7 @@ def test_activations_are_those_that_autograd_keeps(tiny: Tiny, changes: dict[str
 
 
 def test_totals_come_last_and_add_up(cheap: list[Any]) -> None:
-    text = plan(params_of("paper", "seeds=[0, 1]"), Layout("paper"), ["table3"], tflops=10)
+    text = plan(params_of("paper", "seeds=[0, 1]"), Paths("paper"), ["table3"], tflops=10)
     last = text.splitlines()[-1]
     # Six experiments of 12.6834 PFLOP, two seeds: 152.2 PFLOP, 15,220 s at 10 TFLOP/s.
     assert last.startswith("In all: 12 runs, 152 PFLOP, 4.2 h on one GPU, ")
@@ -120,19 +120,19 @@ def test_totals_come_last_and_add_up(cheap: list[Any]) -> None:
 def test_shared_runs_are_counted_once(cheap: list[Any]) -> None:
     params = params_of("paper")
     for tables, count in ((TABLES, 19), (("table2", "table3", "table4"), 13), (("table4",), 4)):
-        assert len(costed_runs(params, Layout("paper"), list(tables))) == count
+        assert len(costed_runs(params, Paths("paper"), list(tables))) == count
 
 
 def test_one_model_is_built_once(cheap: list[Any]) -> None:
-    costed_runs(params_of("paper"), Layout("paper"), list(TABLES))
+    costed_runs(params_of("paper"), Paths("paper"), list(TABLES))
     # 13 ablations; two towers, each at L of 17 and of 22.
     assert len(cheap) == 13 + 2 * 2
 
 
 def test_disk_is_that_of_archives_images_towers_and_checkpoints(cheap: list[Any]) -> None:
-    params, layout = params_of("paper", "seeds=[0, 1]"), Layout("paper")
-    runs = costed_runs(params, layout, ["table1"])
-    disk = disk_of(runs, params, layout)
+    params, paths = params_of("paper", "seeds=[0, 1]"), Paths("paper")
+    runs = costed_runs(params, paths, ["table1"])
+    disk = disk_of(runs, params, paths)
     assert disk["archives"] == 53993993 + 45613210 + 56712951 + 13510573713
     # G-Ref's 25,799 images, of 82,783.
     assert disk["images"] == pytest.approx(13510573713 * 25799 / 82783)
@@ -142,30 +142,30 @@ def test_disk_is_that_of_archives_images_towers_and_checkpoints(cheap: list[Any]
     assert disk["more while one trains, at most"] == 9 * 4_000_000
     Path("mine.zip").touch()
     own = params_of("paper", "profiles.paper.data.train2014=mine.zip")
-    assert disk_of(runs, own, layout)["archives"] == 53993993 + 45613210 + 56712951
-    layout.archive("refcoco").parent.mkdir(parents=True)
-    layout.archive("refcoco").write_bytes(bytes(10))
-    assert disk_of(runs, own, layout)["archives"] == 10 + 45613210 + 56712951
+    assert disk_of(runs, own, paths)["archives"] == 53993993 + 45613210 + 56712951
+    paths.archive("refcoco").parent.mkdir(parents=True)
+    paths.archive("refcoco").write_bytes(bytes(10))
+    assert disk_of(runs, own, paths)["archives"] == 10 + 45613210 + 56712951
 
 
 def test_items_are_counted_where_the_table_is_there(cheap: list[Any], tiny: Tiny) -> None:
-    layout = Layout("mini")
+    paths = Paths("mini")
     # As drawn: 8 images of RefCOCO's train, three refs an image.
-    assert items_of("refcoco", tiny.params, layout) == 3 * 8
-    assert items_of("refcoco+", tiny.params, layout) == 3 * 8
-    assert items_of("refcocog", tiny.params, layout) == 3 * 6
-    layout.table("refcoco").parent.mkdir(parents=True)
-    shutil.copy(tiny.table, layout.table("refcoco"))
+    assert items_of("refcoco", tiny.params, paths) == 3 * 8
+    assert items_of("refcoco+", tiny.params, paths) == 3 * 8
+    assert items_of("refcocog", tiny.params, paths) == 3 * 6
+    paths.table("refcoco").parent.mkdir(parents=True)
+    shutil.copy(tiny.table, paths.table("refcoco"))
     rows = pd.read_parquet(tiny.table)
     counted = len(set(rows.loc[rows["split"] == "train", "ref_id"]))
-    assert items_of("refcoco", tiny.params, layout) == counted
+    assert items_of("refcoco", tiny.params, paths) == counted
     assert abs(counted - 24) <= 8  # the guess is one
 
 
 def test_a_data_set_of_unknown_size_is_refused(cheap: list[Any]) -> None:
     params = params_of("paper", "profiles.paper.datasets.refcoco+.counts=null")
     with pytest.raises(ConfigError) as caught:
-        plan(params, Layout("paper"), ["table2"], tflops=40)
+        plan(params, Paths("paper"), ["table2"], tflops=40)
     assert str(caught.value) == (
         "params.yaml: profiles.paper.datasets.refcoco+.counts gives no refs of train, and "
         "data/paper/refcoco+.parquet is not there to count. Give them, or make it: mmnet prepare "
@@ -176,7 +176,7 @@ def test_a_data_set_of_unknown_size_is_refused(cheap: list[Any]) -> None:
 def test_no_run_is_refused(cheap: list[Any]) -> None:
     params = params_of("mini", "experiments={}")
     with pytest.raises(ConfigError, match="no experiment has table2 or table4 in its `tables`"):
-        plan(params, Layout("mini"), ["table4", "table2"], tflops=40)
+        plan(params, Paths("mini"), ["table4", "table2"], tflops=40)
 
 
 @pytest.mark.parametrize("rate", ["0", "-1", "nan", "inf"])
@@ -190,7 +190,7 @@ def test_a_rate_that_is_none_is_refused(
 
 def test_the_guess_of_minis_images_is_near_the_truth(tiny: Tiny) -> None:
     drawn = sum(path.stat().st_size for path in tiny.images.iterdir())
-    assert 0.5 < images_bytes(tiny.params, Layout("mini")) / drawn < 2
+    assert 0.5 < images_bytes(tiny.params, Paths("mini")) / drawn < 2
 
 
 def test_cost_is_what_describe_says(tiny: Tiny) -> None:

@@ -22,7 +22,7 @@ from matplotlib.text import Text
 from mmnet.cli import common as commands
 from mmnet.cli.parser import main
 from mmnet.config.load import load_params
-from mmnet.config.paths import Layout
+from mmnet.config.paths import Paths
 from mmnet.config.schema import Config, Params
 from mmnet.config.tables import SPLIT, shown_run, without_mmp
 from mmnet.data.dataset import evaluation_items, read_mask
@@ -294,7 +294,7 @@ class Place:
 
     def __init__(self, folder: Path, tiny: Tiny) -> None:
         self.folder, self.params = folder, tiny.params
-        self.layout = Layout("mini")
+        self.layout = Paths("mini")
         (folder / "data" / "mini").mkdir(parents=True)
         (folder / self.layout.images).symlink_to(tiny.images)
         for name, table in tiny.tables.items():
@@ -328,8 +328,8 @@ class Place:
         name = config.experiment
         return Run(
             config,
-            self.folder / self.layout.rows(name, 0),
-            self.folder / self.layout.checkpoint(name, 0),
+            self.folder / self.layout.run(name, 0).rows,
+            self.folder / self.layout.run(name, 0).checkpoint,
         )
 
     @property
@@ -374,7 +374,7 @@ def place(finished: Place, tmp_path: Path) -> Place:
 
 
 def test_examples_hold_the_masks_that_are_predicted(finished: Place) -> None:
-    about, arrays = finished.shown(finished.layout.examples("nq_24", 0))
+    about, arrays = finished.shown(finished.layout.run("nq_24", 0).examples)
     chosen = [example["sent_id"] for example in about["examples"]]
     assert chosen
     rows = finished.items().rows.set_index("sent_id")
@@ -402,7 +402,7 @@ def test_examples_hold_the_masks_that_are_predicted(finished: Place) -> None:
 
 
 def test_figure6_weighs_masks_by_scores_to_y_and_attention_sums_to_one(finished: Place) -> None:
-    about, arrays = finished.shown(finished.layout.queries("nq_24", 0))
+    about, arrays = finished.shown(finished.layout.run("nq_24", 0).queries)
     attention, scores, masks = (arrays[key] for key in ("attention", "scores", "masks"))
     assert attention.shape == (24, len(about["words"]))
     np.testing.assert_allclose(attention.sum(1), 1, rtol=1e-5)
@@ -443,7 +443,7 @@ def test_how_alike_queries_are_is_the_mean_over_all_pairs() -> None:
 
 
 def test_the_means_are_over_every_sentence_of_the_split(finished: Place) -> None:
-    about, _ = finished.shown(finished.layout.queries("nq_24", 0))
+    about, _ = finished.shown(finished.layout.run("nq_24", 0).queries)
     items = finished.items()
     assert about["sentences"] == len(items.rows)
     model = load_model(finished.config, finished.run(finished.config).checkpoint)
@@ -479,7 +479,7 @@ def test_tokens_become_words_again() -> None:
 
 
 def test_figure5_draws_each_example_with_its_iou(finished: Place) -> None:
-    about, arrays = finished.shown(finished.layout.examples("nq_24", 0))
+    about, arrays = finished.shown(finished.layout.run("nq_24", 0).examples)
     with style():
         figure = figure5(about, arrays, "the label")
     assert len(figure.axes) == 4 * len(about["examples"])
@@ -494,7 +494,7 @@ def test_figure5_draws_each_example_with_its_iou(finished: Place) -> None:
 
 
 def test_figure6_draws_the_queries_by_falling_score(finished: Place) -> None:
-    about, arrays = finished.shown(finished.layout.queries("nq_24", 0))
+    about, arrays = finished.shown(finished.layout.run("nq_24", 0).queries)
     with style():
         figure = figure6(about, arrays, "the label")
     order = sorted(range(24), key=lambda n: (-arrays["scores"][n], n))
@@ -579,7 +579,7 @@ def test_same_inputs_give_the_same_bytes(finished: Place, tmp_path: Path) -> Non
     scores = hand_made(finished.params, tmp_path)
     for path in scores:
         name, seed = re.fullmatch(r"(\w+)\.seed(\d)", path.stem).groups()  # type: ignore[union-attr]
-        target = finished.folder / finished.layout.scores(name, seed)
+        target = finished.folder / finished.layout.run(name, seed).scores
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
     made: list[dict[str, bytes]] = []
@@ -688,8 +688,8 @@ def test_runs_of_another_profile_or_seed_are_not_compared(key: str, value: Any) 
 def test_what_is_drawn_is_checked(
     place: Place, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = place.folder / place.layout.queries("nq_24", 0)
-    about, arrays = place.shown(place.layout.queries("nq_24", 0))
+    path = place.folder / place.layout.run("nq_24", 0).queries
+    about, arrays = place.shown(place.layout.run("nq_24", 0).queries)
     content = path.read_bytes()
     again = "mmnet queries --experiment nq_24 --seed 0"
     for broken in (b"", b"junk", content[: len(content) // 2]):

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from mmnet.cli import common as commands
-from mmnet.config.paths import Layout
+from mmnet.config.paths import Paths
 from mmnet.config.schema import Config, part_size
 from mmnet.data.dataset import evaluation_items, training_items
 from mmnet.evaluate import predict
@@ -496,8 +496,8 @@ def test_what_ended_a_process_is_told_and_not_what_followed(
 def test_the_command_calls_torchrun_and_a_stopped_run_goes_on_with_fewer_processes(
     tiny: Any, tmp_path: Path
 ) -> None:
-    layout = Layout("mini")
-    data = tmp_path / layout.data
+    paths = Paths("mini")
+    data = tmp_path / paths.data
     data.mkdir(parents=True)
     (data / "images").symlink_to(tiny.images)
     (data / "images.tsv").symlink_to(tiny.images.with_suffix(".tsv"))
@@ -510,7 +510,7 @@ def test_the_command_calls_torchrun_and_a_stopped_run_goes_on_with_fewer_process
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     how: dict[str, Any] = {"cwd": tmp_path, "env": environment, "text": True}
     two = [*command, "--set", "profiles.mini.train.processes=2"]
-    run = tmp_path / layout.run("refcoco_vit_b", 0)
+    run = tmp_path / paths.run("refcoco_vit_b", 0)
     with subprocess.Popen(two, **how, stderr=subprocess.PIPE) as process:
         deadline = time.monotonic() + 120
         while not (run / "work" / "previous.pt").exists() and time.monotonic() < deadline:

@@ -1,0 +1,44 @@
+"""Parts that stand in for MMNet's in the ablations of Tables 3 and 4; build.py swaps them in."""
+
+from torch import Tensor, nn
+
+from mmnet.model.layers import ReLULinear
+from mmnet.model.mask_projector import MaskProjector
+
+# B batch, L tokens, C width, N_q queries, H3 x W3 grid at stride 16.
+
+
+class SingleMaskDecoder(nn.Module):
+    """Table 3 without MMP: queries are summed before W_p and its ReLU, as VLT does.
+
+    One mask comes out of all queries, so there are no masks of single queries to look at.
+    """
+
+    def __init__(self, *, projector: MaskProjector, estimator: nn.Module) -> None:
+        super().__init__()
+        self.projector = projector
+        self.estimator = estimator
+
+    def forward(self, f_s: Tensor, f_q: Tensor) -> Tensor:
+        s_q = self.estimator(f_q)[:, None]  # (B, 1, N_q)
+        y: Tensor = self.projector(f_s, self.projector.kernel(s_q @ f_q))
+        return y.squeeze(1)  # (B, 4 H3, 4 W3)
+
+
+class EqualScores(nn.Module):
+    """Table 4 without MQE: every query counts once, so that masks are plainly summed."""
+
+    def forward(self, f_q: Tensor) -> Tensor:
+        return f_q.new_ones(f_q.shape[:2])  # (B, N_q)
+
+
+class PlainWords(nn.Module):
+    """Table 4 without f_vg: Eq. 8 without its right factor."""
+
+    def __init__(self, *, token_width: int, width: int) -> None:
+        super().__init__()
+        self.w_t = ReLULinear(token_width, width)
+
+    def forward(self, f_t: Tensor, f_vg: Tensor) -> Tensor:
+        f_tv: Tensor = self.w_t(f_t)  # (B, L, C)
+        return f_tv

@@ -1,0 +1,166 @@
+"""What the Snakefile asks of params.yaml, as plain Python: checks, inputs and `params` of rules."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from mmnet.config.paths import Paths
+from mmnet.config.schema import Config, Params
+from mmnet.config.tables import TABLES, check_rows, runs_of
+from mmnet.runtime.errors import ConfigError
+from mmnet.runtime.files import checksum
+
+
+class Workflow:
+    """The rules' view of one profile. Everything that can be checked before any job is.
+
+    Raises:
+        ConfigError: an experiment asks for more GPUs than all jobs may use, or a table, a user's
+            own copy of the data, or a weights file is not usable.
+    """
+
+    def __init__(self, params: Params, gpu_limit: int | None = None) -> None:
+        self.params, self.profile = params, params.active
+        self.paths = Paths(params.profile)
+        self.sources: dict[str, Path] = {
+            str(name): self.paths.source(name, self.profile.data.get(name))
+            for name in self.profile.archives
+        }
+        for tower, values in self.profile.towers.items():
+            self.paths.weights(tower, values)
+        for table in TABLES:
+            check_rows(table, params)
+        for name in params.experiments:
+            self._check_gpus(name, gpu_limit)
+        for name in self.profile.datasets:
+            self._check_own_copy(name)
+
+    def _check_gpus(self, experiment: str, limit: int | None) -> None:
+        train = self.params.resolve(experiment, self.params.seeds[0]).train
+        is_on_gpus = train.device != "cpu" and train.processes > 1
+        if limit is not None and is_on_gpus and train.processes > limit:
+            # Snakemake would silently ask for fewer, and the job would use them all the same.
+            raise ConfigError(
+                f"params.yaml: {experiment}: train.processes is {train.processes}, but all jobs "
+                f"together may use {limit} GPUs. Add --resources gpu={train.processes} or more, or "
+                "lower it."
+            )
+
+    def _check_own_copy(self, dataset: str) -> None:
+        source = self.sources[dataset]
+        for file in self._annotation_files(dataset):
+            if source.is_dir() and not (source / file).is_file():
+                raise ConfigError(
+                    f"params.yaml: profiles.{self.params.profile}.data.{dataset}: {source} lacks "
+                    f"{file}. Add it, or give another copy, or null to download it."
+                )
+
+    def _annotation_files(self, dataset: str) -> tuple[str, str]:
+        return "instances.json", f"refs({self.profile.datasets[dataset].refs}).p"  # type: ignore[index]
+
+    # Inputs of rules.
+
+    def drawn_archives(self, archive: str) -> list[str]:
+        """Return what must be drawn before a procedural archive can be fetched."""
+        if self.profile.shapes is None:
+            return []
+        source = self.profile.archives[archive]  # type: ignore[index]
+        files = [url.removeprefix("file:") for url in source.urls if url.startswith("file:")]
+        return files + ([source.checksums] if source.checksums else [])
+
+    def archive_input(self, name: str) -> Path | list[Path]:
+        """Return what stands for an archive: a fetched one's checksum, or the user's own copy.
+
+        Snakemake deletes a rule's outputs before it runs: no archive is one.
+        """
+        if self.profile.data.get(name) is None:  # type: ignore[call-overload]
+            return self.paths.fetched(self.paths.archive(name))
+        source = self.sources[name]
+        if source.is_dir() and name in self.profile.datasets:
+            return [source / file for file in self._annotation_files(name)]
+        return source
+
+    @property
+    def fetched_archives(self) -> list[Path]:
+        """Return what stands for the archives that are not the user's own."""
+        return [
+            self.paths.fetched(self.paths.archive(name))
+            for name in self.profile.archives
+            if self.profile.data.get(name) is None
+        ]
+
+    def weights_input(self, tower: str) -> Path | None:
+        """Return what stands for a tower's weights; None of one that starts from nothing."""
+        config = self.profile.towers[tower]
+        weights = self.paths.weights(tower, config)
+        if config.pretrained == "openai" and weights is not None:
+            return self.paths.fetched(weights)
+        return weights
+
+    @property
+    def towers_in_use(self) -> list[Path]:
+        """Return the weights that are made or fetched here, of the experiments' towers."""
+        names = sorted({experiment.tower for experiment in self.params.experiments.values()})
+        made = [n for n in names if self.profile.towers[n].pretrained in ("openai", "captions")]
+        return [path for name in made if (path := self.weights_input(name))]
+
+    def towers_from(self, source: str) -> str:
+        """Return a wildcard constraint: the towers whose weights come from a source."""
+        towers = self.profile.towers.items()
+        names = [name for name, tower in towers if tower.pretrained == source]
+        return "|".join(names) or "none of them"
+
+    def run_inputs(self, config: Config) -> dict[str, Path]:
+        weights = self.weights_input(config.tower_name)
+        inputs = {"table": self.paths.table(config.dataset_name), "images": self.paths.manifest}
+        return inputs | ({"weights": weights} if weights else {})
+
+    def scores_of(self, table: str) -> list[Path]:
+        return [self.paths.run(*run).scores for run in runs_of(table, self.params)]
+
+    def needed(self, paths: list[Path]) -> list[Path]:
+        """Return files of runs as inputs; none with allow_missing: Snakemake would train them."""
+        return [] if self.params.allow_missing else paths
+
+    # `params` of rules: a rule runs again when they change.
+
+    def found(self, paths: Iterable[Path]) -> dict[str, str]:
+        """Return, with allow_missing, which files of runs exist, with their checksums."""
+        return {
+            str(path): checksum(path)
+            for path in paths
+            if self.params.allow_missing and path.exists()
+        }
+
+    def predictions_of(self, configs: Iterable[Config]) -> list[str]:
+        """Return what shapes the predictions of runs."""
+        return [json.dumps(config.prediction_values()) for config in configs]
+
+    def configs_of(self, table: str) -> list[Config]:
+        return [self.params.resolve(*run) for run in runs_of(table, self.params)]
+
+    # What jobs ask for.
+
+    def resources(self, kind: str) -> dict[str, Any]:
+        """Return what a kind of job asks of a cluster's queue."""
+        job = getattr(self.profile.cluster, kind)
+        partition = {"slurm_partition": job.partition} if job.partition else {}
+        return {"mem_mb": job.memory_mb, "runtime": job.minutes, **partition}
+
+
+def as_json(section: BaseModel | None, *, less: set[str] | None = None) -> str:
+    """Return a slice of the parameters for a rule's `params`."""
+    return json.dumps(section.model_dump(mode="json", exclude=less) if section else None)
+
+
+def gpus(device: str, processes: int = 1) -> int:
+    """Return the GPUs that a job asks for."""
+    return 0 if device == "cpu" else processes
+
+
+def cores(config: Config) -> int:
+    """Return the cores that all processes of a job compute on and read with."""
+    return config.train.processes * (config.train.threads + config.train.workers)
