@@ -33,8 +33,7 @@ def report(arguments: argparse.Namespace) -> None:
 
 
 def _report_table(table: str, params: Params, layout: Layout, *, from_mlflow: bool) -> None:
-    from mmnet.report.tables.ablations import write_ablation
-    from mmnet.report.tables.table1 import write_table1
+    from mmnet.report.tables.write import write_table
     from mmnet.tracking.from_mlflow import write_scores
 
     with tempfile.TemporaryDirectory() as folder:
@@ -43,10 +42,7 @@ def _report_table(table: str, params: Params, layout: Layout, *, from_mlflow: bo
         scores = [path for path in scores if path.exists()]
         if from_mlflow:
             scores = write_scores(table, Path(folder), params=params)
-        if table == "table1":
-            write_table1(scores, RESULTS, params=params)
-        else:
-            write_ablation(table, scores, RESULTS, params=params)
+        write_table(table, scores, RESULTS, params=params)
 
 
 def curves(arguments: argparse.Namespace) -> None:
