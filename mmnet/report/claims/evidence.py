@@ -105,8 +105,8 @@ def _check_comparable(part: Part, claim: Claim, params: Params) -> None:
         ):
             if found != expected:
                 raise ConfigError(
-                    f"params.yaml: experiments.{name}: {key} is {found}, but the claim {claim.name} "
-                    f"expects {expected}. Fix its values, or rename the experiment."
+                    f"params.yaml: experiments.{name}: {key} is {found}, but the claim "
+                    f"{claim.name} expects {expected}. Fix its values, or rename the experiment."
                 )
     for one, other in part.pairs:
         for key, values in differences(one, other, params).items():
@@ -140,9 +140,8 @@ def published_difference(part: Part) -> tuple[str, float, Difference]:
         worse = published(part.worse)
         return "", worse, _difference(published(part.better), worse)
     others = cells.loc[["table1"]].drop("MMNet", level="method")
-    best = float(others.max())
-    rival = f"{others.idxmax()[1]}'s {best:.2f}"
-    return rival, best, _difference(published(part.better), best)
+    best, (_, name, _) = float(others.max()), others.index[int(others.argmax())]
+    return f"{name}'s {best:.2f}", best, _difference(published(part.better), best)
 
 
 def _difference(better: float, worse: float) -> Difference:

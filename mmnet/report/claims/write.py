@@ -150,7 +150,9 @@ def _cells(outcome: Outcome, claim: Claim) -> list[str]:
 
 
 def _tested(part: Part, rival: str) -> str:
-    pairs = [f"`{one}` - `{other}`" for one, other in part.pairs] or [f"`{part.better[0]}` - {rival}"]
+    pairs = [f"`{one}` - `{other}`" for one, other in part.pairs] or [
+        f"`{part.better[0]}` - {rival}"
+    ]
     mean = "mean of " if len(pairs) > 1 else ""
     return f"{mean}{', '.join(pairs)}; {TITLES[part.dataset]} {part.split}"
 

@@ -79,8 +79,8 @@ def _read(path: Path, splits: list[str]) -> pd.DataFrame:
     table = read_table(path, splits)
     if lacking := {"tokens", "area"} - {*table.columns}:
         raise DataError(
-            f"{path}: has no column {', '.join(sorted(lacking))} (made by an older version); re-run "
-            f"mmnet prepare {path.stem}."
+            f"{path}: has no column {', '.join(sorted(lacking))}, written by an older version; "
+            f"re-run mmnet prepare {path.stem}."
         )
     return table
 

@@ -12,6 +12,7 @@ from mmnet.report.tables.common import TITLES
 from mmnet.report.tables.typeset import tex, tex_line
 from mmnet.runtime.errors import DataError
 from mmnet.runtime.files import atomic_write
+from mmnet.runtime.progress import say
 
 FIGURES = {
     "figure4": "Gain over the fewest queries, by metric: the runs of Table 2.",
@@ -43,7 +44,7 @@ def write_paper(folder: Path, *, params: Params) -> None:
         file.write(to_tex(read_claims(folder / "claims.json", params), params))
     pdf, log = compile_tex(source, inputs)
     if beyond := [line for line in log.splitlines() if line.startswith("Overfull")]:
-        print(f"{source}: {len(beyond)} lines or boxes reach beyond the margin.")
+        say(f"{source}: {len(beyond)} lines or boxes extend beyond the margin.")
     with atomic_write(folder / "paper.pdf", "wb") as file:
         file.write(pdf)
 
@@ -98,7 +99,10 @@ def _claim(claim: dict[str, Any]) -> dict[str, Any]:
         "where": tex(claim["where"]),
         "verdict": claim["verdict"],
         "reason": tex(f": {shared}" if shared else ""),
-        "parts": [tex_line(_part(part, reason=part["reason"] if reasons else "")) for part in claim["parts"]],
+        "parts": [
+            tex_line(_part(part, reason=part["reason"] if reasons else ""))
+            for part in claim["parts"]
+        ],
     }
 
 

@@ -83,9 +83,7 @@ def _published(name: str, config: Config, values: Values) -> list[list[float]]:
     tower = config.tower.architecture.removesuffix("-quickgelu")
     theirs = method(name, config) if (config.dataset_name, tower) == PAPER_ROWS else ""
     theirs = PAPER.get(theirs, theirs)
-    return [
-        values.get((theirs, "IoU" if metric == HEADLINE else metric), []) for metric in METRICS
-    ]
+    return [values.get((theirs, "IoU" if metric == HEADLINE else metric), []) for metric in METRICS]
 
 
 def _label(value: int | bool) -> str:
