@@ -99,7 +99,7 @@ rule write_figure5:
         ENVIRONMENT
     params:
         label=PROFILE.label,
-        code=code_version("mmnet.report.figures.mask_figures"),
+        code=code_version("mmnet.report.figures.figure5"),
     message:
         "Drawing Figure 5"
     shell:
@@ -123,7 +123,7 @@ rule write_figure6:
         ENVIRONMENT
     params:
         label=PROFILE.label,
-        code=code_version("mmnet.report.figures.mask_figures"),
+        code=code_version("mmnet.report.figures.figure6"),
     message:
         "Drawing Figure 6"
     shell:

@@ -1,7 +1,6 @@
 # In the report's menu.
 for TABLE in TABLES:
     SCORES = [LAYOUT.scores(*run) for run in runs_of(TABLE, PARAMS)]
-    MODULE = "table1" if TABLE == "table1" else "ablations"
 
     rule:
         name:
@@ -30,7 +29,7 @@ for TABLE in TABLES:
                 for config in [PARAMS.resolve(*run) for run in runs_of(TABLE, PARAMS)]
             ],
             scores=found(SCORES),
-            code=code_version(f"mmnet.report.tables.{MODULE}"),
+            code=code_version("mmnet.report.tables.write"),
             page=code_version("mmnet.report.pages.html"),
         message:
             f"Writing {TABLE}"
