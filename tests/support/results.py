@@ -285,3 +285,10 @@ def hand_made_tables(folder: Path) -> list[Path]:
         paths.append(folder / f"{name}.parquet")
         pd.DataFrame(rows, columns=columns).to_parquet(paths[-1])
     return paths
+
+
+def table_rows(folder: Path, table: str = "table1") -> list[list[str]]:
+    """Cells of a table's Markdown, the heads first."""
+    lines = (folder / f"{table}.md").read_text().splitlines()[2:]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return [cells[0], *cells[2:]]
