@@ -37,12 +37,17 @@ def _report_table(table: str, params: Params, layout: Layout, *, from_mlflow: bo
     from mmnet.tracking.from_mlflow import write_scores
 
     with tempfile.TemporaryDirectory() as folder:
-        scores = [layout.scores(*run) for run in runs_of(table, params)]
-        # Those that are not there are named together.
-        scores = [path for path in scores if path.exists()]
         if from_mlflow:
             scores = write_scores(table, Path(folder), params=params)
+        else:
+            scores = _existing_scores(table, params, layout)
         write_table(table, scores, RESULTS, params=params)
+
+
+def _existing_scores(table: str, params: Params, layout: Layout) -> list[Path]:
+    """Return the score files that exist; the report names all missing runs in one message."""
+    paths = [layout.scores(*run) for run in runs_of(table, params)]
+    return [path for path in paths if path.exists()]
 
 
 def curves(arguments: argparse.Namespace) -> None:
@@ -60,16 +65,14 @@ def paper(arguments: argparse.Namespace) -> None:
 
 
 def figure(arguments: argparse.Namespace) -> None:
-    from mmnet.config.tables import runs_of, shown_run
+    from mmnet.config.tables import shown_run
     from mmnet.report.figures.figure4 import write_figure4
     from mmnet.report.figures.figure5 import write_figure5
     from mmnet.report.figures.figure6 import write_figure6
 
     params, layout = load(arguments)
     if arguments.number == 4:
-        scores = [layout.scores(*run) for run in runs_of("table2", params)]
-        # Those that are not there are named together.
-        write_figure4([path for path in scores if path.exists()], RESULTS, params=params)
+        write_figure4(_existing_scores("table2", params, layout), RESULTS, params=params)
         return
     config = params.resolve(shown_run(params), params.seeds[0])
     name, seed, label = config.experiment, config.seed, params.active.label

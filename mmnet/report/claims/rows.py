@@ -65,11 +65,11 @@ def _read(path: Path, config: Config) -> pd.Series:
     table = read_table(path, config.dataset.splits, maker="mmnet predict")
     found, expected = table.attrs.get("config"), config.identity()
     if found != expected:
-        held = flat(found if isinstance(found, dict) else {})
+        actual = flat(found if isinstance(found, dict) else {})
         differing = [
-            f"{key} is {held.get(key)!r}, not {value!r}"
+            f"{key} is {actual.get(key)!r}, not {value!r}"
             for key, value in flat(expected).items()
-            if held.get(key) != value
+            if actual.get(key) != value
         ]
         reason = f" ({differing[0]})" if differing else ""
         raise DataError(

@@ -39,7 +39,7 @@ class Claim(Strict):
     varies: tuple[str, ...]
     """What the compared runs may differ in: beginnings of their configs' keys."""
     parts: tuple[Part, ...]
-    """The claim is that all of them hold."""
+    """The claim is that all of them are true."""
 
 
 class PublishedRow(Strict):

@@ -60,7 +60,7 @@ def figure4(runs: list[Scores], params: Params) -> Figure:
     ours = gains(runs, params)
     queries = {config.model.num_queries for config in configs_of(TABLE, params)}
     base = min(queries)
-    # Only real data stands beside published numbers.
+    # Published numbers are shown only with the paper's data.
     theirs = published_gains(base) if params.active.shapes is None else pd.DataFrame()
     ticks = sorted(queries | {*theirs.index})
     figure = figure_with_note(3.7, _note(ours, base, runs, params))

@@ -1,4 +1,4 @@
-"""What the data sets hold, and which images of one's evaluation are in another's training."""
+"""What the data sets contain, and which evaluation images are in a training split."""
 
 from pathlib import Path
 
@@ -56,19 +56,19 @@ def write_data_report(tables: list[Path], folder: Path, *, params: Params) -> No
     Raises:
         DataError: a table is missing, damaged, or lacks a split or column.
     """
-    held: dict[Place, Measures] = {}
+    measured: dict[Place, Measures] = {}
     images: dict[Place, set[int]] = {}
     for (name, dataset), path in zip(params.active.datasets.items(), tables, strict=True):
         splits = ["train", *dataset.splits]
         table = _read(path, splits)
         for split in splits:
             rows = table[table["split"] == split]
-            held[name, split] = measures(rows, dataset.max_length)
+            measured[name, split] = measures(rows, dataset.max_length)
             images[name, split] = set(rows["image_id"])
     shared = shared_images(images)
     texts = {
-        "data.csv": _long_form(held, shared, params).to_csv(index=False, lineterminator="\n"),
-        "data.md": _markdown(held, shared, params),
+        "data.csv": _long_form(measured, shared, params).to_csv(index=False, lineterminator="\n"),
+        "data.md": _markdown(measured, shared, params),
     }
     for file_name, text in texts.items():
         with atomic_write(folder / file_name) as file:
@@ -124,11 +124,11 @@ def shared_images(images: dict[Place, set[int]]) -> dict[str, dict[Place, int]]:
 
 
 def _long_form(
-    held: dict[Place, Measures], shared: dict[str, dict[Place, int]], params: Params
+    measured: dict[Place, Measures], shared: dict[str, dict[Place, int]], params: Params
 ) -> pd.DataFrame:
     records = [
         (*place, measure, "", value if isinstance(value, int) else f"{value:.6f}")
-        for place, values in held.items()
+        for place, values in measured.items()
         for measure, value in values.items()
     ]
     records += [
@@ -140,13 +140,13 @@ def _long_form(
 
 
 def _markdown(
-    held: dict[Place, Measures], shared: dict[str, dict[Place, int]], params: Params
+    measured: dict[Place, Measures], shared: dict[str, dict[Place, int]], params: Params
 ) -> str:
     tables = {}
     for name, formats in SECTIONS.items():
         rows = [
             [TITLES[dataset], split, *(text.format(**values) for text in formats.values())]
-            for (dataset, split), values in held.items()
+            for (dataset, split), values in measured.items()
         ]
         heads = ["Data set", "Split", *formats]
         tables[name] = pipe_table(heads, rows, "ll" + "r" * len(formats))
@@ -154,7 +154,7 @@ def _markdown(
     rows = [
         [
             "all of them" if training == ALL else TITLES[training],
-            *(f"{n:,} ({n / held[place]['images']:.1%})" for place, n in counts.items()),
+            *(f"{n:,} ({n / measured[place]['images']:.1%})" for place, n in counts.items()),
         ]
         for training, counts in shared.items()
     ]

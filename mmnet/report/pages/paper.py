@@ -52,10 +52,10 @@ def write_paper(folder: Path, *, params: Params) -> None:
 def read_claims(path: Path, params: Params) -> dict[str, Any]:
     try:
         claims: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        held = {key: claims[key] for key in ("profile", "seeds")}
+        about = {key: claims[key] for key in ("profile", "seeds")}
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: damaged ({error}). {AGAIN}") from None
-    for key, value in held.items():
+    for key, value in about.items():
         if value != (now := getattr(params, key)):
             raise DataError(f"{path}: has {key} {value!r}, but params.yaml {now!r}. {AGAIN}")
     return claims

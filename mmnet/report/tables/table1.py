@@ -44,9 +44,9 @@ def _rows(
     frame: pd.DataFrame, metric: str, places: list[tuple[str, str]], *, rule: str
 ) -> list[Row]:
     """Return one row per method and backbone, in the order of the frame; the first has the rule."""
-    held: dict[tuple[str, str], dict[tuple[str, str], list[float]]] = {}
+    found: dict[tuple[str, str], dict[tuple[str, str], list[float]]] = {}
     for entry in frame[frame["metric"] == metric].to_dict("records"):
-        cells = held.setdefault((entry["method"], entry["backbone"]), {})
+        cells = found.setdefault((entry["method"], entry["backbone"]), {})
         if pd.notna(entry["value"]):
             cells.setdefault((entry["dataset"], entry["split"]), []).append(entry["value"])
     empty = "-" if metric == "IoU" else "--"
@@ -56,7 +56,7 @@ def _rows(
             cells=[cell(cells.get(place, []), empty) for place in places],
             rule="" if number else rule,
         )
-        for number, ((method, backbone), cells) in enumerate(held.items())
+        for number, ((method, backbone), cells) in enumerate(found.items())
     ]
 
 
