@@ -17,8 +17,7 @@ from PIL import Image, ImageChops
 
 from mmnet.config.load import load_params
 from mmnet.config.paths import RESULTS, Layout
-from mmnet.data.dataset import evaluation_items, read_image, read_mask
-from mmnet.data.loader import read
+from mmnet.data.dataset import evaluation_items, read, read_image, read_mask
 from mmnet.evaluate.metrics import iou
 from mmnet.evaluate.pictures import comparison, sheet
 from mmnet.evaluate.predict import load_model, predict_masks

@@ -101,7 +101,7 @@ def test_the_pair_differs_in_mmp_alone_and_has_the_most_queries() -> None:
     params = params_of("mini", "seeds=[3]")
     assert shown_run(params) == "nq_24"
     assert without_mmp(params, params.resolve("nq_16", 3)).experiment == "nq_16_no_mmp"
-    with pytest.raises(ConfigError, match="nq_4.*nq_24"):
+    with pytest.raises(ConfigError, match=r"nq_4.*nq_24"):
         without_mmp(params, params.resolve("nq_4", 3))
     other = params_of("mini", "experiments.nq_24_no_mmp.train={epochs: 9}")
     assert shown_run(other) == "nq_16"
