@@ -48,8 +48,8 @@ def train(arguments: argparse.Namespace) -> int | None:
         return code
     if config.tower.pretrained == "openai":
         tower = config.tower_name
-        cure = f"Fetch it: mmnet download-clip {tower}."
-        verify_placed(params.active.weights[tower], layout.clip(tower), cure=cure)
+        remedy = f"Download it: mmnet download-clip {tower}."
+        verify_placed(params.active.weights[tower], layout.clip(tower), remedy=remedy)
     with computing(arguments.device, config.train) as device:
         inputs: dict[str, Any] = {
             "table": layout.table(config.dataset_name),
