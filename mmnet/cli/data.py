@@ -67,13 +67,13 @@ def _check(params: Params, layout: Layout, archives: list[ArchiveName]) -> None:
     files: list[tuple[SourceConfig, Callable[[], Path], str]] = []
     for name in archives or [*profile.archives]:
         local = profile.data.get(name)
-        remedy = f"Download it again: mmnet download {name}."
+        remedy = f"Fetch it again: mmnet download {name}."
         if local is not None:
             remedy = _own_copy(name, params)
         files.append((profile.archives[name], partial(layout.source, name, local), remedy))
     for tower, config in profile.towers.items():
         if config.pretrained == "openai" and not archives:
-            remedy = f"Download it again: mmnet download-clip {tower}."
+            remedy = f"Fetch it again: mmnet download-clip {tower}."
             files.append((profile.weights[tower], partial(layout.clip, tower), remedy))
     wrong = 0
     for source, path, remedy in files:

@@ -48,7 +48,7 @@ def train(arguments: argparse.Namespace) -> int | None:
         return code
     if config.tower.pretrained == "openai":
         tower = config.tower_name
-        remedy = f"Download it: mmnet download-clip {tower}."
+        remedy = f"Fetch it: mmnet download-clip {tower}."
         verify_placed(params.active.weights[tower], layout.clip(tower), remedy=remedy)
     with computing(arguments.device, config.train) as device:
         inputs: dict[str, Any] = {

@@ -75,8 +75,8 @@ def provide(source: SourceConfig, path: Path, *, remedy: str) -> None:
     sha256 = None
     if path.is_file():
         try:
-            sha256 = verify_placed(source, path, remedy="Downloading it again.")
-            say(f"{path}: already there, sha256 {sha256}")
+            sha256 = verify_placed(source, path, remedy="Fetching it again.")
+            say(f"{path}: there already, sha256 {sha256}")
         except DataError as error:
             say(str(error))
     sha256 = sha256 or fetch(source, path, remedy=remedy)
@@ -100,7 +100,7 @@ def check(source: SourceConfig, path: Path, *, remedy: str) -> str:
 
 def must_exist(archive: Path, remedy: str | None = None) -> None:
     if not archive.is_file():
-        remedy = remedy or f"Download it first: mmnet download {archive.stem}."
+        remedy = remedy or f"Fetch it first: mmnet download {archive.stem}."
         raise DataError(f"{archive}: not found. {remedy}")
 
 
