@@ -120,10 +120,11 @@ def test_order_and_sentences_depend_on_seed_and_epoch_alone(tiny: Tiny) -> None:
     assert set(drawn(first)) != set(drawn(second)), "the same sentences again"
 
 
-def test_loader_processes_change_nothing(tiny: Tiny) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_reader_processes_change_no_order_sentence_or_byte(workers: int, tiny: Tiny) -> None:
     items = training_items(tiny.config, tiny.table, tiny.images)
     items.set_epoch(1)
-    alone, together = (list(read(items, batch_size=4, workers=n)) for n in (0, 2))
+    alone, together = (list(read(items, batch_size=4, workers=n)) for n in (0, workers))
     assert len(alone) == len(together) == len(items) // 4
     for batch, other in zip(alone, together, strict=True):
         for tensor, same in zip(batch, other, strict=True):

@@ -115,14 +115,6 @@ def test_processes_and_parts_take_each_item_of_a_batch_once(
     assert {len(share) for share in shares} == {part_size(config.train, size) * accumulate}
 
 
-def test_order_and_sentences_do_not_depend_on_processes(tiny: Any) -> None:
-    first, second = (training_items(tiny.config, tiny.table, tiny.images) for _ in range(2))
-    first.set_epoch(3)
-    second.set_epoch(1)
-    second.set_epoch(3)
-    assert (first.order == second.order).all()
-
-
 def test_indivisible_batches_are_refused_before_any_work(tiny: Any) -> None:
     from mmnet.config.load import load_params
     from support.tiny import TINY
