@@ -1,5 +1,6 @@
 """Sentences to tokens, rows to items, items to batches: alone and with reader processes."""
 
+import contextlib
 import signal
 from pathlib import Path
 from types import FrameType
@@ -146,13 +147,12 @@ def test_reading_leaves_the_handler_of_ended_children_as_it_was(
     before = signal.signal(signal.SIGCHLD, handler)
     try:
         items = training_items(tiny.config, tiny.table, tiny.images)
-        batches = read(items, batch_size=4, workers=2)
-        for _ in range(stop or len(items) // 4):
-            next(batches)
-        assert handling._SIGCHLD_handler_set
-        assert signal.getsignal(signal.SIGCHLD) == handler
-        batches.close()
-        assert signal.getsignal(signal.SIGCHLD) == handler
+        with contextlib.closing(read(items, batch_size=4, workers=2)) as batches:
+            for _ in range(stop or len(items) // 4):
+                next(batches)
+            assert handling._SIGCHLD_handler_set
+            while_reading = signal.getsignal(signal.SIGCHLD)
+        assert while_reading == signal.getsignal(signal.SIGCHLD) == handler
     finally:
         signal.signal(signal.SIGCHLD, before)
 

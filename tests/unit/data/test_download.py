@@ -241,8 +241,9 @@ FETCH = """
 import sys
 from pathlib import Path
 from mmnet.config.schema import SourceConfig
-from mmnet.data.download import fetch
-fetch(SourceConfig(urls=[sys.argv[1]], sha256=sys.argv[2]), Path(sys.argv[3]))
+from mmnet.data import download
+download.TIMEOUT = 1e4, 1e4  # the file is not closed, and so not written, meanwhile
+download.fetch(SourceConfig(urls=[sys.argv[1]], sha256=sys.argv[2]), Path(sys.argv[3]))
 """
 
 
@@ -252,8 +253,10 @@ def fetching_elsewhere(url: str, path: Path, *, until: int) -> Iterator[subproce
     with subprocess.Popen([sys.executable, "-c", FETCH, url, SHA256, path]) as other:
         try:
             part = path.with_name(f".{path.name}.part")
+            patience = time.monotonic() + 120  # should it never come so far
             while not (part.exists() and part.stat().st_size == until):
                 assert other.poll() is None
+                assert time.monotonic() < patience
                 time.sleep(0.01)
             yield other
         finally:
