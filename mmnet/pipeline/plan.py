@@ -4,7 +4,7 @@ Estimates from the model's sizes and the data's counts; nothing is downloaded, d
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -153,6 +153,24 @@ def costed_runs(params: Params, paths: Paths, tables: Sequence[str]) -> list[Cos
             kept[way] = activations(config)
         runs.append(CostedRun(config, count_items(config.dataset_name), costs[model], kept[way]))
     return runs
+
+
+def flops_of(epochs: Iterable[tuple[Config, float]], params: Params, paths: Paths) -> float:
+    """Return what epochs of some trainings cost, the rows of Tables 2-4 being counted as equal.
+
+    Raises:
+        ConfigError: a data set's size is unknown.
+    """
+    count_items = cache(lambda name: items_of(name, params, paths))
+    costs: dict[tuple[str, int], Cost] = {}
+    total = 0.0
+    for config, count in epochs:
+        key = config.tower_name, config.dataset.max_length
+        if key not in costs:
+            costs[key] = cost(config.model, config.tower, max_length=key[1])
+        items = count_items(config.dataset_name)
+        total += FORWARD_AND_BACKWARD * costs[key].flops * items * count
+    return total
 
 
 def items_of(name: str, params: Params, paths: Paths) -> int:
