@@ -98,17 +98,18 @@ class RunStatus(NamedTuple):
     state: str
     detail: str = ""
     work: Work | None = None
-    """Where its training works."""
+    """Its own work folder."""
 
     @property
     def epochs_left(self) -> float:
-        if self.state == "finished":
-            return 0.0
-        return self.expected.config.train.epochs - (self.work.epochs_done if self.work else 0)
+        """Of this training; a stale or missing run has all of them left."""
+        epochs = self.expected.config.train.epochs
+        done = {"finished": epochs, "stale": 0, "missing": 0}
+        return epochs - done.get(self.state, self.work.epochs_done if self.work else 0)
 
 
 def status(params: Params, paths: Paths, tables: Sequence[str], *, tflops: float) -> str:
-    """Return a line for each run of the tables, or of all; the time left; other work folders."""
+    """Return a line for each run of the tables, or of all; other work folders; the time left."""
     works = works_of(paths)
     measured = _measured(works)
     runs = [status_of(run, paths, works) for run in expected_runs(params, paths, tables)]
@@ -124,9 +125,9 @@ def status(params: Params, paths: Paths, tables: Sequence[str], *, tflops: float
         f"{', '.join(f'{count} {state}' for state, count in counts.items())}",
         "",
         _table(rows),
+        *_others(runs, works, of_all=not tables),
         "",
         _in_all(runs, measured, params, paths, tflops),
-        *_others(runs, works, of_all=not tables),
     ]
     return "\n".join(lines)
 
@@ -152,10 +153,9 @@ def status_of(run: Expected, paths: Paths, works: Iterable[Work]) -> RunStatus:
     known = Identity.from_dict(published.get("identity"))
     work = next((w for w in works if run.beside(w.identity) == w.identity), None)
     missing = ", ".join(map(str, run.inputs.missing))
-    if not files.checkpoint.is_file():
-        known = None
-    if known is not None and run.beside(known) == known:
-        unsure = f"cannot be compared, not found: {missing}" if missing else ""
+    has_checkpoint = files.checkpoint.is_file()
+    if known is not None and has_checkpoint and run.beside(known) == known:
+        unsure = f"not compared, since not found: {missing}" if missing else ""
         return RunStatus(run, "finished", _joined(_accepted(published), unsure), work)
     if work is not None and (work.state != "interrupted" or work.has_saved):
         details = {
@@ -164,11 +164,12 @@ def status_of(run: Expected, paths: Paths, works: Iterable[Work]) -> RunStatus:
             "interrupted": f"{work.position}, {readable(work.size)}",
         }
         return RunStatus(run, work.state, details[work.state], work)
-    if known is not None:
-        return RunStatus(run, "stale", shown(differences(known, run.beside(known))))
-    if files.checkpoint.is_file():
-        return RunStatus(run, "stale", f"{files.identity} does not say what it was trained with")
-    return RunStatus(run, "missing", f"needs {missing}" if missing else "")
+    if has_checkpoint and known is not None:
+        return RunStatus(run, "stale", shown(differences(known, run.beside(known))), work)
+    if has_checkpoint:
+        why = f"{files.identity} does not say how it was trained"
+        return RunStatus(run, "stale", why, work)
+    return RunStatus(run, "missing", f"needs {missing}" if missing else "", work)
 
 
 def works_of(paths: Paths) -> list[Work]:
