@@ -100,7 +100,7 @@ def _check_sizes(config: Config, weights: dict[str, Tensor], run: RunPaths) -> N
 
 
 def _check_unused(work: WorkPaths, run: RunPaths) -> None:
-    if work.finished.is_file():
+    if work.finished.is_file() and work.best.is_file():
         raise MMNetError(
             f"{work.folder}: is finished with the current values, data and code. `mmnet train "
             f"--experiment {run.experiment} --seed {run.seed}` or snakemake publishes it."

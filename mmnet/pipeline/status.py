@@ -121,8 +121,8 @@ def status(params: Params, paths: Paths, tables: Sequence[str], *, tflops: float
         rows.append((config.experiment, str(config.seed), run.state, run.detail + left))
     counts = Counter(run.state for run in runs)
     lines = [
-        f"Profile {params.profile} ({params.active.label}): {len(runs)} runs, "
-        f"{', '.join(f'{count} {state}' for state, count in counts.items())}",
+        f"Profile {params.profile} ({params.active.label}), runs: "
+        + ", ".join(f"{count} {state}" for state, count in counts.items()),
         "",
         _table(rows),
         *_others(runs, works, of_all=not tables),
@@ -275,7 +275,7 @@ def _others(runs: Iterable[RunStatus], works: Iterable[Work], *, of_all: bool) -
     size = readable(sum(work.size for work in others))
     return [
         "",
-        f"Work folders of other values, data or code, {size}. A training there resumes when they "
-        "are restored; delete what is not needed:",
+        f"Work folders of other values, data or code ({size}), used again when these are restored. "
+        "Delete what is not needed:",
         _table(rows),
     ]

@@ -108,17 +108,19 @@ def line(project: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str
     return line
 
 
-def test_a_finished_run_and_a_missing_one_with_what_it_needs(line: Callable[..., str]) -> None:
-    assert line().split() == [RUN, "0", "finished"]
-    assert line(start=OTHER).split() == [OTHER, "0", "missing", "needs", "clip/mini/vit_l.pt"]
+def test_finished_published_or_not_and_missing_with_what_it_needs(line: Callable[..., str]) -> None:
+    assert line() == f"{RUN} 0 finished"
+    assert line(start=OTHER) == f"{OTHER} 0 missing needs clip/mini/vit_l.pt"
+    shutil.rmtree(published().folder)
+    assert line().startswith(f"{RUN} 0 finished not published")
+    work_of().best.unlink()
+    assert line() == f"{RUN} 0 missing"
 
 
 def test_changed_values_and_data_are_named_the_first_few_of_them(line: Callable[..., str]) -> None:
     assert line(LR) == f"{RUN} 0 stale {CHANGED}"
     many = [f"profiles.mini.model.{key}=32" for key in ("width", "ffn", "num_queries")]
-    words = line(LR, THREE, *many)
-    assert "model.width 16 -> 32" in words
-    assert "and 2 more" in words
+    assert re.search(r"model.width 16 -> 32; .*and 2 more", line(LR, THREE, *many))
     assert line("profiles.mini.evaluate.threshold=0.4") == f"{RUN} 0 finished"
     shutil.copy("data/mini/refcocog.parquet", "data/mini/refcoco.parquet")
     assert line() == f"{RUN} 0 stale data: table changed"
@@ -131,10 +133,10 @@ def test_changed_code_is_named_and_a_reworded_message_is_none(
     shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
     for module in ("runtime.fingerprint", "config.code"):
         monkeypatch.setattr(f"mmnet.{module}.PACKAGE", package)
-    loop_file, layer = package / "train" / "loop.py", package / "model" / "decoder.py"
-    text = loop_file.read_text()
-    assert "this training is finished" in text
-    loop_file.write_text(text.replace("this training is finished", "finished already"))
+    reworded, layer = package / "train" / "loop.py", package / "model" / "decoder.py"
+    text = reworded.read_text()
+    reworded.write_text(text.replace("this training is finished", "finished already"))
+    assert reworded.read_text() != text
     assert line() == f"{RUN} 0 finished"
     layer.write_text(f"{layer.read_text()}\nWIDER = 2\n")
     assert line() == f"{RUN} 0 stale mmnet/model/decoder.py changed"
@@ -146,13 +148,6 @@ def test_without_inputs_files_say_what_they_can(line: Callable[..., str]) -> Non
     assert line(LR) == f"{RUN} 0 stale {CHANGED}"
     shutil.rmtree("runs")
     assert line() == f"{RUN} 0 missing needs data/mini/refcoco.parquet"
-
-
-def test_a_finished_training_that_is_not_published(line: Callable[..., str]) -> None:
-    shutil.rmtree(published().folder)
-    assert line().startswith(f"{RUN} 0 finished not published")
-    work_of().best.unlink()
-    assert line() == f"{RUN} 0 missing"
 
 
 def test_an_interrupted_training_and_one_under_way(
@@ -182,10 +177,9 @@ def test_an_interrupted_training_and_one_under_way(
         "with locked(Path(sys.argv[1])): print(flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", holding, str(work.folder)]
-    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, env=ENVIRONMENT, **pipes) as child:
-        assert child.stdout is not None
-        child.stdout.readline()
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=ENVIRONMENT, stdin=pipe, stdout=pipe) as child:
+        child.stdout.readline()  # type: ignore[union-attr]
         assert line(THREE) == f"{RUN} 0 training epoch 2/3, 2.0 h left"
         child.send_signal(signal.SIGKILL)
     assert line(THREE) == words  # the lock's file is still there
@@ -203,7 +197,6 @@ def test_time_left_is_measured_where_it_can_be_and_else_from_flops(
     only = f"experiments={{{RUN}: {{tables: [table1], dataset: refcoco, tower: vit_b}}}}"
     # Three epochs of 900 s.
     assert left(only, LR, THREE).startswith("Left to train: 45.0 min, ")
-    assert "1 by measured" in left(only, LR)
     assert re.search("1 by measured.*1 at 40 TFLOP/s", left(LR))
     assert line(only, start="Nothing is left")
 
@@ -211,7 +204,7 @@ def test_time_left_is_measured_where_it_can_be_and_else_from_flops(
 def test_nothing_left_needs_no_torch_and_tables_choose_runs(project: Path) -> None:
     script = (
         "import sys; from mmnet.cli.parser import main; code = main(sys.argv[1:])\n"
-        "print('torch' in sys.modules, 'pandas' in sys.modules); sys.exit(code)"
+        "print({'torch', 'pandas'} & {*sys.modules}); sys.exit(code)"
     )
     tables = (f"experiments.{RUN}.tables=[table2]", f"experiments.{OTHER}.tables=[table1]")
     result = subprocess.run(
@@ -223,7 +216,7 @@ def test_nothing_left_needs_no_torch_and_tables_choose_runs(project: Path) -> No
     assert result.returncode == 0, result.stderr
     assert RUN in result.stdout
     assert OTHER not in result.stdout
-    assert result.stdout.splitlines()[-1] == "False False"
+    assert result.stdout.splitlines()[-1] == "set()"
 
 
 def test_inputs_that_runs_share_are_hashed_once(
@@ -240,8 +233,8 @@ def test_inputs_that_runs_share_are_hashed_once(
 def test_an_accepted_run_is_finished_on_record_and_not_trained_again(
     line: Callable[..., str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    old, weights = identity_of(), checkpoint.load(published().checkpoint)["model"]
-    before = published().metrics.read_bytes()
+    old, before = identity_of(), published().metrics.read_bytes()
+    weights = checkpoint.load(published().checkpoint)["model"]
     monkeypatch.setattr(loop, "train_one_epoch", interrupted_in_epoch(1))
     with pytest.raises(KeyboardInterrupt):
         fit(LR)  # it would be trained again
@@ -285,12 +278,9 @@ def test_an_accepted_run_is_finished_on_record_and_not_trained_again(
         (RUN, ("profiles.mini.towers.vit_b.architecture=mini-vit-l",), "tower.architecture"),
     ],
 )
+@pytest.mark.usefixtures("project")
 def test_what_cannot_be_accepted_is_refused_in_one_line(
-    run: str,
-    overrides: tuple[str, ...],
-    reason: str,
-    project: Path,
-    capsys: pytest.CaptureFixture[str],
+    run: str, overrides: tuple[str, ...], reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     works = sorted(Path("runs/mini/work").iterdir())
     assert main(["status", "--accept", run, *sets(overrides)]) == 1
