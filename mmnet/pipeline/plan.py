@@ -139,19 +139,16 @@ def costed_runs(params: Params, paths: Paths, tables: Sequence[str]) -> list[Cos
             f"params.yaml: no experiment has {' or '.join(chosen)} in its `tables`. Add it to one."
         )
     count_items = cache(lambda name: items_of(name, params, paths))
-    costs: dict[str, Cost] = {}
     kept: dict[str, Activations] = {}
     runs = []
     for config in configs:
         length, train = config.dataset.max_length, config.train
-        model = f"{config.model} {config.tower.architecture} {length}"
-        if model not in costs:
-            costs[model] = cost(config.model, config.tower, max_length=length)
         # What the rows of Tables 2-4 change hardly counts, and counting takes a second.
-        way = f"{config.tower_name} {length} {train.precision} {train.checkpoint_activations}"
-        if way not in kept:
-            kept[way] = activations(config)
-        runs.append(CostedRun(config, count_items(config.dataset_name), costs[model], kept[way]))
+        kind = f"{config.tower_name} {length} {train.precision} {train.checkpoint_activations}"
+        if kind not in kept:
+            kept[kind] = activations(config)
+        counted = cost(config.model, config.tower, max_length=length)
+        runs.append(CostedRun(config, count_items(config.dataset_name), counted, kept[kind]))
     return runs
 
 

@@ -163,9 +163,8 @@ def test_an_interrupted_training_and_one_under_way(
     assert line(THREE) == words
     # Its own values are others' now: it is neither forgotten nor counted as this run's.
     assert line() == f"{RUN} 0 finished"
-    other = line(start=str(work.folder))
-    assert "interrupted, epoch 2/3" in other
-    assert f"{size / 1e6:.1f} MB train.epochs 3 -> 2" in other
+    other = f"interrupted, epoch 2/3 {size / 1e6:.1f} MB train.epochs 3 -> 2"
+    assert line(start=str(work.folder)).endswith(other)
     assert main(["status", "--accept", RUN, *sets((THREE,))]) == 1
     assert str(work.folder) in capsys.readouterr().err
     assert work.last.is_file()
