@@ -167,8 +167,7 @@ def test_an_interrupted_training_and_one_under_way(
     assert line(start=str(work.folder)).endswith(other)
     assert main(["status", "--accept", RUN, *sets((THREE,))]) == 1
     assert str(work.folder) in capsys.readouterr().err
-    assert work.last.is_file()
-    assert not work.finished.exists()
+    assert (work.last.exists(), work.finished.exists()) == (True, False)
     # A third of the time is behind it.
     work.progress.write_text(json.dumps({"epochs": 3, "epoch": 1, "steps": 0, "seconds": 3600}))
     holding = (
