@@ -1,4 +1,4 @@
-"""Read the REFER paths (instances.json, refs(*).p) into one table with a row per sentence.
+"""Read the REFER layout (instances.json, refs(*).p) into one table with a row per sentence.
 
 `refs(*).p` is a pickle of Python 2. A pickle from the network can run code when loaded, so it is
 read by an unpickler that accepts plain containers and scalars only.

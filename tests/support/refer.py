@@ -1,4 +1,4 @@
-"""A tiny archive in REFER's paths, and ways to spoil it."""
+"""A tiny archive in REFER's layout, and ways to spoil it."""
 
 import json
 import pickle

@@ -1,4 +1,4 @@
-"""The mini benchmark: REFER's paths, true masks, and sentences that name one thing."""
+"""The mini benchmark: REFER's layout, true masks, and sentences that name one thing."""
 
 import hashlib
 import io
