@@ -25,6 +25,11 @@ def identity_of(tiny: Any, config: Config | None = None) -> Identity:
     return training_identity(config or tiny.config, inputs_of(tiny))
 
 
+def identity_like(config: Config) -> dict[str, Any]:
+    """Return what a made-up checkpoint says of its training."""
+    return {"values": config.training_values(), "data": {}, "code": {}}
+
+
 def run_in(root: Path, config: Config) -> RunPaths:
     return RunPaths(config.profile, config.experiment, config.seed, root)
 

@@ -26,6 +26,7 @@ from mmnet.model import checkpoint
 from mmnet.model.build import build_model
 from mmnet.report.figures.masks import read_shown
 from support.tiny import ROOT, TINY, Tiny
+from support.training import identity_like
 
 CPU = torch.device("cpu")
 
@@ -44,11 +45,11 @@ class Place:
 
     def __init__(self, folder: Path, tiny: Tiny) -> None:
         self.folder, self.params = folder, tiny.params
-        self.paths = Paths("mini")
+        self.paths = Paths("mini", folder)
         (folder / "data" / "mini").mkdir(parents=True)
-        (folder / self.paths.images).symlink_to(tiny.images)
+        self.paths.images.symlink_to(tiny.images)
         for name, table in tiny.tables.items():
-            (folder / self.paths.table(name)).symlink_to(table)
+            self.paths.table(name).symlink_to(table)
         shutil.copy(ROOT / "params.yaml", folder)
         self.config = tiny.params.resolve("nq_24", 0)
         self.twin = without_mmp(tiny.params, self.config)
@@ -63,13 +64,12 @@ class Place:
             for weights in part.parameters():
                 torch.nn.init.normal_(weights, 0, 0.5)
         run = self.run(config)
-        content = {"model": model.state_dict(), "config": config.prediction_values()}
+        content = {"model": model.state_dict(), "identity": identity_like(config)}
         checkpoint.save(run.checkpoint, content)
         predict_splits(
             config,
+            self.paths.inputs(config),
             checkpoint=run.checkpoint,
-            table=self.table,
-            images=self.images,
             output=run.rows,
             device=CPU,
         )
@@ -78,17 +78,17 @@ class Place:
         name = config.experiment
         return Run(
             config,
-            self.folder / self.paths.run(name, 0).rows,
-            self.folder / self.paths.run(name, 0).checkpoint,
+            self.paths.run(name, 0).rows,
+            self.paths.run(name, 0).checkpoint,
         )
 
     @property
     def table(self) -> Path:
-        return self.folder / self.paths.table("refcoco+")
+        return self.paths.table("refcoco+")
 
     @property
     def images(self) -> Path:
-        return self.folder / self.paths.images
+        return self.paths.images
 
     @property
     def overrides(self) -> list[str]:
