@@ -125,6 +125,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="runs/PROFILE/EXPERIMENT/seedN; default: all",
     )
+    command.add_argument(
+        "--port", type=int, help="also print the address of the runs on MLflow's page at this port"
+    )
     command = add("plan", "Print the runs of tables: FLOPs, GPU hours, memory and disk.")
     command.add_argument(
         "tables", metavar="TABLE", nargs="*", help=f"{', '.join(TABLES)}; default: all"

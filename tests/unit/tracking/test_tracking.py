@@ -1,97 +1,47 @@
-"""MLflow: all of a run is recorded, once, and training neither waits for that nor dies of it."""
+"""MLflow: all of a run is recorded, once, and training neither waits for that nor fails with it."""
 
 import contextlib
-import http.server
 import json
 import os
 import random
 import shutil
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
-import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import psutil
 import pytest
 import torch
 
 from mmnet.cli.parser import main
+from mmnet.config.identity import Identity, RunInputs, flat, training_identity
 from mmnet.config.load import load_params
-from mmnet.config.paths import Layout
+from mmnet.config.paths import Paths, RunPaths
 from mmnet.config.schema import Config, Params
 from mmnet.config.tables import TABLES, rows_of_run
 from mmnet.evaluate.metrics import METRICS
 from mmnet.runtime.errors import Stopped, TrackingError
-from mmnet.tracking import live as tracking
-from mmnet.tracking import sync
-from mmnet.tracking.from_mlflow import scores_of
-from mmnet.tracking.mlflow_database import database_of
-from mmnet.tracking.mlflow_store import Sent, Store
+from mmnet.runtime.files import read_json, write_json
+from mmnet.tracking import live
 from mmnet.tracking.provenance import check_clean, revision
-from mmnet.tracking.record_names import from_params, to_params
-from mmnet.tracking.run_files import RunFiles, read_record
-from mmnet.tracking.run_record import RunRecord, read_run
-from mmnet.tracking.store_errors import speaking
+from mmnet.tracking.record import begin, note_end, note_epochs
+from mmnet.tracking.store import Store, database_of, one_line
 from mmnet.train import loop
+from mmnet.train.run_state import Saver
+from support.mlflow_server import Hanging, Server, Unauthorised, serving
 from support.tiny import ROOT, TINY, Tiny
-from support.training import fit
 
 pytestmark = pytest.mark.xdist_group("tracking")  # one server, and MLflow imported once
 
 CPU = torch.device("cpu")
 RUN = ["--experiment", "refcoco_vit_b"]
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-class Server:
-    """A real `mlflow server` on localhost, which can be ended and started again."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.port = folder, free_port()
-        self.uri = f"http://127.0.0.1:{self.port}"
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        folder = self.folder
-        command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
-        command += ["--port", str(self.port), "--host", "127.0.0.1"]
-        command += ["--backend-store-uri", f"sqlite:///{folder}/server.db"]
-        command += ["--artifacts-destination", str(folder / "artifacts")]
-        quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        with (folder / "log").open("a") as log:
-            self.process = subprocess.Popen(
-                command,
-                cwd=folder,
-                env={**os.environ, **quiet},
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        deadline = time.monotonic() + 90
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.uri}/health"):
-                return
-            time.sleep(0.1)
-        pytest.fail((folder / "log").read_text())
-
-    def kill(self) -> None:
-        if self.process:
-            os.killpg(self.process.pid, signal.SIGKILL)  # its workers too
-            self.process.wait()
-            self.process = None
+SETTINGS = [part for override in TINY for part in ("--set", override)]
+WITH_MLFLOW = [*SETTINGS, "--set", "mlflow.enabled=true"]
 
 
 @pytest.fixture(scope="module")
@@ -104,108 +54,123 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture
 def project(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder whose data are prepared, and a store of its own."""
-    shutil.copy(ROOT / "params.yaml", tmp_path)
-    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "project"
+    folder.mkdir()
+    shutil.copy(ROOT / "params.yaml", folder)
+    monkeypatch.chdir(folder)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     # A command sets these for its own process, which here is the tests'.
     monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda mode: None)
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    layout = Layout("mini")
+    paths = Paths("mini")
     for name, path in tiny.tables.items():
-        layout.table(name).parent.mkdir(parents=True, exist_ok=True)
-        layout.table(name).symlink_to(path)
-    layout.images.symlink_to(tiny.images)
-    layout.manifest.symlink_to(tiny.images.with_suffix(".tsv"))
-    return tmp_path
+        paths.table(name).parent.mkdir(parents=True, exist_ok=True)
+        paths.table(name).symlink_to(path)
+    paths.images.symlink_to(tiny.images)
+    paths.manifest.symlink_to(tiny.images.with_suffix(".tsv"))
+    return folder
 
 
-def run_of(config: Config) -> RunFiles:
-    return RunFiles(Layout(config.profile), config.experiment, config.seed)
+def run_of(config: Config) -> RunPaths:
+    return Paths(config.profile).run(config.experiment, config.seed)
 
 
-def inputs_of(config: Config, layout: Layout) -> dict[str, Any]:
-    return {
-        "table": layout.table(config.dataset_name),
-        "manifest": layout.manifest,
-        "weights": None,
-        "device": CPU,
-    }
+def inputs_of(tiny: Tiny) -> RunInputs:
+    manifest = tiny.images.with_suffix(".tsv")
+    return RunInputs(table=tiny.table, images=tiny.images, manifest=manifest, weights=None)
 
 
-def train(tiny: Tiny, config: Config | None = None) -> RunFiles:
+def seeded(tiny: Tiny, seed: int) -> Config:
+    return tiny.config.model_copy(update={"seed": seed})
+
+
+def train(tiny: Tiny, config: Config | None = None) -> RunPaths:
     """Train as `mmnet train` does."""
-    config = config or tiny.config
-    layout, run = Layout(config.profile), run_of(config)
-    inputs = inputs_of(config, layout)
-    with tracking.recorded(config, layout, tables=rows_of_run(config, tiny.params), **inputs):
-        loop.fit(config, images=layout.images, folder=run.folder, **inputs)
+    config, inputs = config or tiny.config, inputs_of(tiny)
+    run, identity = run_of(config), training_identity(config, inputs)
+    with live.recorded(config, run, identity, rows_of_run(config, tiny.params), CPU):
+        loop.fit(config, identity, inputs=inputs, run=run, device=CPU)
     return run
 
 
-def recorded_run(store: Store, run: RunFiles) -> Any:
-    record = read_record(run)
-    assert record is not None
-    experiment = store.client.get_experiment_by_name("mmnet mini")
-    which = f"tags.`mmnet.id` = '{record['id']}'"
-    found = store.client.search_runs([experiment.experiment_id], which) if experiment else []
+def sync(tiny: Tiny) -> None:
+    live.sync_all(Paths("mini"), [], tiny.params)
+
+
+def runs_in(store: Store, which: str) -> list[Any]:
+    return list(store.client.search_runs([store.experiment("mini")], which))
+
+
+def recorded_run(store: Store, run: RunPaths) -> Any:
+    """The one run that MLflow has of what is published, or None."""
+    digest = Identity.from_dict(read_json(run.identity)["identity"]).digest  # type: ignore[union-attr]
+    found = runs_in(store, f"tags.`mmnet.identity` = '{digest}'")
     assert len(found) <= 1
-    return store.client.get_run(found[0].info.run_id) if found else None
+    return found[0] if found else None
 
 
-def sent(store: Store, run: RunFiles) -> dict[str, float]:
-    found = recorded_run(store, run)
-    return found.data.metrics if found else {}
+def history(store: Store, found: Any, key: str) -> list[tuple[int, float]]:
+    points = store.client.get_metric_history(found.info.run_id, key)
+    return [(point.step, point.value) for point in points]
 
 
-def wait_until(condition: Callable[[], Any], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
-def history(store: Store, run: RunFiles, key: str) -> list[tuple[int, float]]:
-    id = recorded_run(store, run).info.run_id
-    return [(point.step, point.value) for point in store.client.get_metric_history(id, key)]
-
-
-def assert_holds(store: Store, run: RunFiles) -> None:
+def assert_holds(store: Store, run: RunPaths) -> None:
     """The store has each epoch of metrics.jsonl, once."""
     lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    found = recorded_run(store, run)
     for key, name in (("val per epoch/mIoU", "mIoU"), ("val per epoch/Pr_0.9", "Pr@0.9")):
         expected = [(line["epoch"], line["val"][name]) for line in lines]
-        assert history(store, run, key) == expected
-    assert history(store, run, "train/loss") == [(line["epoch"], line["loss"]) for line in lines]
-    assert recorded_run(store, run).info.status == "FINISHED"
+        assert history(store, found, key) == expected
+    assert history(store, found, "train/loss") == [(line["epoch"], line["loss"]) for line in lines]
+    assert found.info.status == "FINISHED"
+
+
+def wait_until(condition: Callable[[], Any]) -> None:
+    while not condition():
+        time.sleep(0.1)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """What training leaves without MLflow."""
-    folder = fit(tiny, tmp_path_factory.mktemp("undisturbed"))
-    return {name: (folder / name).read_bytes() for name in ("checkpoint.pt", "metrics.jsonl")}
+    inputs = inputs_of(tiny)
+    run = Paths("mini", tmp_path_factory.mktemp("undisturbed")).run("refcoco_vit_b", 0)
+    identity = training_identity(tiny.config, inputs)
+    loop.fit(tiny.config, identity, inputs=inputs, run=run, device=CPU)
+    return {path.name: path.read_bytes() for path in (run.checkpoint, run.metrics)}
 
 
-def assert_undisturbed(run: RunFiles, undisturbed: dict[str, bytes]) -> None:
+def assert_undisturbed(run: RunPaths, undisturbed: dict[str, bytes]) -> None:
     for name, content in undisturbed.items():
         assert (run.folder / name).read_bytes() == content
 
 
 def said(capsys: pytest.CaptureFixture[str]) -> list[str]:
-    """Lines about MLflow."""
-    return [line for line in capsys.readouterr().err.splitlines() if line.startswith("mlflow: ")]
+    """Lines about MLflow; nothing may be on stdout."""
+    out, err = capsys.readouterr()
+    assert out == ""
+    return [line for line in err.splitlines() if "mlflow" in line.lower()]
 
 
-def sync_all(tiny: Tiny) -> None:
-    sync.sync_all(Layout("mini"), [], params=tiny.params, rows_of_run=rows_of_run)
+def after_first_epoch(monkeypatch: pytest.MonkeyPatch, do: Callable[[], None]) -> None:
+    save = Saver.save
+
+    def saved(self: Saver) -> None:
+        save(self)
+        if self.state.epoch == 1:
+            do()
+
+    monkeypatch.setattr(Saver, "save", saved)
 
 
-# With a server that is down, killed, or slow.
+# A server that is down, killed, slow, or refuses.
 
 
-def test_server_down_at_the_start_costs_one_line_and_sync_sends_all_of_it_once(
+@pytest.mark.parametrize("when", ["down", "killed", "unauthorised"])
+def test_a_server_that_fails_costs_one_line_and_sync_sends_the_rest_once(
+    when: str,
     tiny: Tiny,
     project: Path,
     server: Server,
@@ -213,145 +178,128 @@ def test_server_down_at_the_start_costs_one_line_and_sync_sends_all_of_it_once(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    server.kill()
+    config = tiny.config
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
-    run = train(tiny)
+    server.kill()
+    with contextlib.ExitStack() as stack:
+        if when == "killed":
+            server.start()
+            store = Store(project)
+
+            def kill() -> None:
+                wait_until(lambda: any("train/loss" in r.data.metrics for r in runs_in(store, "")))
+                server.kill()
+
+            after_first_epoch(monkeypatch, kill)
+        elif when == "unauthorised":
+            address = stack.enter_context(serving(Unauthorised)).replace("//", "//me:secret@")
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        run = train(tiny, config)
     (line,) = said(capsys)
-    assert f"{server.uri}: the server does not answer. Start it, or mend MLFLOW_TRACKING" in line
-    assert "Training goes on, and nothing of it is lost" in line
+    assert "mmnet mlflow-sync" in line
+    assert "secret" not in line
     assert_undisturbed(run, undisturbed)
 
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     server.start()
-    sync_all(tiny)
-    assert "metrics, config.yaml, metrics.jsonl (a new run)" in capsys.readouterr().err
+    sync(tiny)
     store = Store(project)
     assert_holds(store, run)
     once = recorded_run(store, run).to_dictionary()
-    sync_all(tiny)
-    assert f"{run.name}: nothing new" in capsys.readouterr().err
+    capsys.readouterr()
+    sync(tiny)
+    assert "nothing new" in capsys.readouterr().err
     assert recorded_run(store, run).to_dictionary() == once
     assert_holds(store, run)
+    store.client.delete_run(once["info"]["run_id"])
+    sync(tiny)
+    assert "deleted" in capsys.readouterr().err
+    shutil.rmtree(server.folder / "artifacts")  # for the next case
+    server.kill()
+    (server.folder / "server.db").unlink()
 
 
-def test_server_killed_midway_costs_one_line_and_sync_sends_the_rest(
-    tiny: Tiny,
-    project: Path,
-    server: Server,
-    undisturbed: dict[str, bytes],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    if not server.process:
-        server.start()
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
-    save = loop.save
-
-    def kill_after_first_epoch(run: loop.Run, *arguments: Any, **more: Any) -> None:
-        save(run, *arguments, **more)
-        if run.epoch == 1:
-            store = Store(project)
-            wait_until(lambda: "train/loss" in sent(store, run_of(tiny.config)))
-            server.kill()
-
-    monkeypatch.setattr(loop, "save", kill_after_first_epoch)
-    run = train(tiny)
-    assert len(said(capsys)) == 1
-    assert_undisturbed(run, undisturbed)
-    server.start()
-    sync_all(tiny)
-    assert_holds(Store(project), run)
-
-
-@contextlib.contextmanager
-def serving(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-
-
-class Slow(http.server.BaseHTTPRequestHandler):
-    """A server that takes a request, and its time."""
-
-    def do_GET(self) -> None:
-        time.sleep(30)
-
-    do_POST = do_GET
-
-    def log_message(self, *arguments: Any) -> None:
-        pass
-
-
-def test_a_server_that_hangs_holds_training_up_no_longer_than_the_patience(
+def test_a_server_that_hangs_holds_up_neither_training_nor_the_end_of_the_process(
     tiny: Tiny,
     project: Path,
     undisturbed: dict[str, bytes],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(tracking, "PATIENCE", 2.0)
-    ended: list[float] = []
-    finish = loop.publish
-    monkeypatch.setattr(loop, "publish", lambda *a: (finish(*a), ended.append(time.monotonic())))
-    with serving(Slow) as address:
+    monkeypatch.setattr(live, "WAIT", 0.1)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "100000")  # a call never ends by itself
+    with serving(Hanging) as address:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
         run = train(tiny)
-    assert time.monotonic() - ended[0] < 8
-    (line,) = said(capsys)
-    assert f"the store did not take all of {run.name} in 2 s" in line
-    assert "Nothing is lost; to send the rest: mmnet mlflow-sync." in line
-    assert_undisturbed(run, undisturbed)
+        (line,) = said(capsys)
+        assert "did not take all of" in line
+        assert_undisturbed(run, undisturbed)
+
+        # Stopped by a signal: saved, and it waits for nothing.
+        config = seeded(tiny, 1)
+        identity = training_identity(config, inputs_of(tiny))
+        with (
+            pytest.raises(Stopped),
+            live.recorded(config, run_of(config), identity, [], CPU),
+        ):
+            raise Stopped("stopped by SIGTERM", signal.SIGTERM)
+        assert said(capsys) == []
+        record = read_json(run_of(config).work(identity).record)
+        assert record["ended"]["status"] == "KILLED"
+
+        script = f"""
+from pathlib import Path
+from types import SimpleNamespace
+from mmnet.config.identity import Identity
+from mmnet.config.paths import Paths
+from mmnet.config.schema import Config
+from mmnet.tracking import live
+live.WAIT = 0.1
+config = Config.model_validate_json({config.model_dump_json()!r})
+identity = Identity(values=config.training_values(), data={{}}, code={{}})
+with live.recorded(config, Paths("mini").run("a", 2), identity, [], SimpleNamespace(type="cpu")):
+    pass
+"""
+        done = python(script)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_run_asked_to_stop_is_killed_not_failed_and_waits_for_no_server(
-    tiny: Tiny, project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    layout, run = Layout("mini"), run_of(tiny.config)
-    inputs = inputs_of(tiny.config, layout)
-    recorders: list[tracking.Recorder] = []
-
-    def kept(run: RunFiles) -> tracking.Recorder:
-        recorders.append(made(run))
-        return recorders[0]
-
-    made = tracking.Recorder
-    monkeypatch.setattr(tracking, "Recorder", kept)
-    with serving(Slow) as address:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-        block = tracking.recorded(tiny.config, layout, tables=[], **inputs)
-        block.__enter__()
-        stopped = Stopped("SIGTERM: saved.", signal.SIGTERM)
-        asked = time.monotonic()
-        assert not block.__exit__(Stopped, stopped, None)
-        assert time.monotonic() - asked < 2
-        recorders[0].process.kill()
-        recorders[0].process.wait()
-        recorders[0].listener.join()
-    record = read_record(run)
-    assert record is not None
-    assert record["ended"]["status"] == "KILLED"
+def python(script: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True
+    )
 
 
 # What is recorded.
 
 
 def test_a_run_from_training_to_scores_is_recorded_with_all_that_tells_it(
-    tiny: Tiny, project: Path, capsys: pytest.CaptureFixture[str]
+    tiny: Tiny, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = [part for override in [*TINY, "mlflow.enabled=true"] for part in ("--set", override)]
-    run = run_of(tiny.config)
+    for name in ("RUN_ID", "EXPERIMENT_NAME", "EXPERIMENT_ID", "PARENT_RUN_ID"):
+        monkeypatch.setenv(f"MLFLOW_{name}", "77")
+    monkeypatch.setattr(live, "SAMPLE_EVERY", 0.1)
+    store, run = Store(project), run_of(tiny.config)
+
+    def sampled() -> bool:
+        return any(
+            "system/cpu_utilization_percentage" in r.data.metrics for r in runs_in(store, "")
+        )
+
+    after_first_epoch(monkeypatch, lambda: wait_until(sampled))
     for command in ("train", "predict", "evaluate"):
-        assert main([command, *RUN, *settings]) == 0
+        assert main([command, *RUN, *WITH_MLFLOW]) == 0
     assert said(capsys) == []
-    store = Store(project)
     assert_holds(store, run)
     found = recorded_run(store, run)
     assert found.info.run_name == "refcoco_vit_b seed 0"
-    assert from_params(found.data.params) == tiny.config.identity()
-    assert scores_of(found) == json.loads(run.scores.read_text())
-    assert "system/cpu_utilization_percentage" in found.data.metrics
+    assert found.data.params == {
+        key: str(value) for key, value in flat(tiny.config.training_values()).items()
+    }
+    scores = json.loads(run.scores.read_text())["splits"]
+    assert found.data.metrics["testA/mIoU"] == scores["testA"]["mIoU"]
     for tag, value in {
         "profile": "mini",
         "dataset": "refcoco",
@@ -359,185 +307,187 @@ def test_a_run_from_training_to_scores_is_recorded_with_all_that_tells_it(
         "seed": "0",
         "tables": "table1",
         "table1": "mini ViT-B on refcoco",
-        "version.torch": torch.__version__.partition("+")[0],
+        "version.torch": torch.__version__,
         "checkpoint.path": str(run.checkpoint),
+        "evaluate.threshold": str(tiny.config.evaluate.threshold),
+        "recorded": "by its training",
     }.items():
-        assert found.data.tags[tag].partition("+")[0] == value, tag
+        assert found.data.tags[tag].partition("+")[0] == value.partition("+")[0], tag
     assert found.data.tags["device"].startswith("cpu, ")
-    for tag in ("data.sentences", "data.images", "checkpoint.sha256"):
+    for tag in ("data.table", "data.images", "code", "checkpoint.sha256"):
         assert len(found.data.tags[tag]) == 64
     parent = store.client.get_run(found.data.tags["mlflow.parentRunId"])
     assert parent.info.run_name == "Table 1: three data sets"
-    inputs = {i.dataset.name: i.tags[0].value for i in found.inputs.dataset_inputs}
-    assert inputs == {f"refcoco {split}": split for split in ("train", "val", "testA", "testB")}
-    artifacts = {file.path for file in store.client.list_artifacts(found.info.run_id)}
-    assert artifacts == {"config.yaml", "metrics.jsonl", "predictions.png"}
-    assert (project / "mlartifacts" / "mini").is_dir()
-    # The record says of itself what decides in training.
-    finished = json.loads((run.folder / "work" / "finished.json").read_text())
-    record = read_record(run)
-    assert record is not None
-    assert record["identity"] == finished
+    tags = store.client.get_experiment(found.info.experiment_id).tags
+    assert "tags.tables" in tags["mlflow.sharedViewState.table1"]
+    kept = {path.name: path.read_bytes() for path in project.glob("mlartifacts/mini/*/*/*")}
+    assert {*kept} == {"config.yaml", "metrics.jsonl", "scores.json", "predictions.png"}
+    assert kept["scores.json"] == run.scores.read_bytes()
+    assert store.page("mini", "http://127.0.0.1:5001").startswith(
+        f"http://127.0.0.1:5001/#/experiments/{found.info.experiment_id}/runs?"
+    )
 
-
-def break_off_after_first_epoch(monkeypatch: pytest.MonkeyPatch, tiny: Tiny) -> RunFiles:
-    """Train until Ctrl-C in the second epoch."""
-    train_one_epoch = loop.train_one_epoch
-
-    def break_off(run: loop.Run, *arguments: Any) -> float:
-        if run.epoch == 1:
-            raise KeyboardInterrupt
-        return train_one_epoch(run, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "train_one_epoch", break_off)
-        with pytest.raises(KeyboardInterrupt):
-            train(tiny)
-    return run_of(tiny.config)
+    # Published again, recorded again: nothing of it changes, its times least of all.
+    assert main(["train", *RUN, *WITH_MLFLOW]) == 0
+    assert main(["mlflow-sync", *SETTINGS]) == 0
+    assert recorded_run(store, run).to_dictionary() == found.to_dictionary()
 
 
 def test_a_resumed_run_is_the_same_run_and_a_changed_one_another(
     tiny: Tiny, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # What is sent is at issue here, not by whom.
-    monkeypatch.setattr(tracking, "Recorder", NoRecorder)
-    run = break_off_after_first_epoch(monkeypatch, tiny)
     store = Store(project)
-    sync.sync(store, run)
-    first = recorded_run(store, run)
-    assert first.info.status == "KILLED"
-    assert [step for step, _ in history(store, run, "train/loss")] == [1]
 
-    train(tiny)
-    sync.sync(store, run)
+    def interrupt() -> None:
+        wait_until(lambda: any("train/loss" in run.data.metrics for run in runs_in(store, "")))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        after_first_epoch(patch, interrupt)
+        train(tiny)
+    sync(tiny)
+    (first,) = runs_in(store, "tags.seed = '0'")
+    assert first.info.status == "KILLED"
+    assert [step for step, _ in history(store, first, "train/loss")] == [1]
+
+    run = train(tiny)
     assert_holds(store, run)
     assert recorded_run(store, run).info.run_id == first.info.run_id
+    times = [p.timestamp for p in store.client.get_metric_history(first.info.run_id, "train/loss")]
+    assert times == sorted({*times})
 
-    run.scores.parent.mkdir(parents=True)
-    run.scores.write_text(
-        json.dumps({"config": tiny.config.identity(), "splits": {"val": {"mIoU": 0.5}}})
-    )
     options = tiny.config.train.model_copy(update={"lr": 5e-4})
-    changed = tiny.config.model_copy(update={"train": options})
-    layout = Layout("mini")
-    inputs = inputs_of(changed, layout)
-    with tracking.recorded(changed, layout, tables=[], **inputs):
-        # Before its first epoch ends, the files that lie here are the other's.
-        record = read_run(run, training=True)
-        assert record.points == []
-        assert set(record.artifacts) == {"config.yaml"}
-        assert "checkpoint.path" not in record.tags
-        loop.fit(changed, images=layout.images, folder=run.folder, **inputs)
-    sync.sync(store, run)
-    assert_holds(store, run)
+    write_json(run.scores, {"config": tiny.config.prediction_values(), "splits": {"val": {"a": 1}}})
+    train(tiny, tiny.config.model_copy(update={"train": options}))
+    sync(tiny)
     second = recorded_run(store, run)
     assert second.info.run_id != first.info.run_id
     assert second.data.params["train.lr"] == "0.0005"
-    # The scores are those of the other config, hence not this run's.
-    assert "val/mIoU" not in second.data.metrics
+    assert "val/a" not in second.data.metrics  # the scores are of the other training
+    assert len(runs_in(store, "tags.seed = '0'")) == 2
 
 
-class NoRecorder:
-    """In place of the process beside the training."""
-
-    def __init__(self, run: RunFiles) -> None:
-        self.run = run
-
-    def end(self, status: Any) -> None:
-        tracking.note_end(self.run, status)
-
-
-def test_eight_trainings_at_once_on_a_fresh_store_lose_nothing(
-    tiny: Tiny, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_eight_processes_at_once_on_a_fresh_database_lose_nothing(
+    tiny: Tiny, project: Path
 ) -> None:
-    monkeypatch.setattr(tracking, "PATIENCE", 200.0)
-    configs = [tiny.config.model_copy(update={"seed": seed}) for seed in range(8)]
-    together = threading.Barrier(len(configs))
-
-    def work(config: Config) -> None:
-        layout, run = Layout("mini"), run_of(config)
-        inputs, tables = inputs_of(config, layout), rows_of_run(config, tiny.params)
-        with tracking.recorded(config, layout, tables=tables, **inputs):
-            together.wait()
-            write_metrics(run.work_metrics, epochs=2)
-            write_metrics(run.metrics, epochs=2)
-
-    threads = [threading.Thread(target=work, args=[config]) for config in configs]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert said(capsys) == []
+    configs = [seeded(tiny, seed).model_dump_json() for seed in range(8)]
+    tables = rows_of_run(tiny.config, tiny.params)
+    script = f"""
+import json, os
+from types import SimpleNamespace
+from mmnet.config.identity import Identity
+from mmnet.config.paths import Paths
+from mmnet.config.schema import Config
+from mmnet.tracking import live
+live.silence_mlflow()
+live.WAIT = 1000
+children = []
+for text in {configs!r}:
+    children.append(os.fork())
+    if children[-1]:
+        continue
+    config = Config.model_validate_json(text)
+    run = Paths("mini").run(config.experiment, config.seed)
+    identity = Identity(values=config.training_values(), data={{}}, code={{}})
+    with live.recorded(config, run, identity, {tables!r}, SimpleNamespace(type="cpu")):
+        for epochs in (1, 2):
+            lines = [{{"epoch": n, "lr": 1.0, "loss": 1 / n, "val": {{}}}} for n in (1, 2)[:epochs]]
+            text = "".join(json.dumps(line) + "\\n" for line in lines)
+            run.work(identity).metrics.write_text(text)
+    os._exit(0)
+assert [os.waitpid(child, 0)[1] for child in children] == [0] * 8
+"""
+    done = python(script)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     store = Store(project)
-    for config in configs:
-        assert_holds(store, run_of(config))
-    experiments = store.client.search_experiments()
-    parents = store.client.search_runs(
-        [experiment.experiment_id for experiment in experiments], "tags.`mmnet.table` = 'table1'"
-    )
-    assert len(parents) == 1
+    found = runs_in(store, "tags.tables = 'table1'")
+    assert sorted(run.data.tags["seed"] for run in found) == sorted("01234567")
+    for run in found:
+        assert history(store, run, "train/loss") == [(1, 1.0), (2, 0.5)]
+        assert run.info.status == "FINISHED"
+    assert len(runs_in(store, "tags.`mmnet.table` = 'table1'")) == 1
 
 
-def write_metrics(path: Path, *, epochs: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    val = dict.fromkeys(METRICS, 0.1 + 0.2)
-    lines = [{"epoch": n + 1, "lr": 1e-4, "loss": 1 / 3, "val": val} for n in range(epochs)]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+# Runs from elsewhere, and files that move.
 
 
-def write_scores(run: RunFiles, config: Config) -> None:
-    run.scores.parent.mkdir(parents=True, exist_ok=True)
-    splits = {"val": dict.fromkeys(METRICS, 0.5)}
-    run.scores.write_text(json.dumps({"config": config.identity(), "splits": splits}))
+def identity_of(config: Config) -> Identity:
+    return Identity(values=config.training_values(), data={"table": "0" * 64}, code={})
 
 
-def pulled(config: Config, *, epochs: int) -> RunFiles:
-    """Results without a record of their own."""
-    run = run_of(config)
-    write_metrics(run.metrics, epochs=epochs)
-    write_scores(run, config)
+def pull(config: Config, *, epochs: int = 1) -> RunPaths:
+    """Write what DVC would bring of a finished run, values made up."""
+    run, draw = run_of(config), random.Random(f"{config.experiment} {config.seed}")
+    run.folder.mkdir(parents=True, exist_ok=True)
+    run.checkpoint.write_bytes(b"weights")
+    lines = [
+        {"epoch": n, "lr": 1e-4, "loss": draw.random(), "val": dict.fromkeys(METRICS, n / 10)}
+        for n in range(1, epochs + 1)
+    ]
+    run.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    about = {"experiment": config.experiment, "seed": config.seed}
+    write_json(run.identity, about | {"identity": identity_of(config).as_dict()})
+    splits = {
+        split: {"sentences": 7, **{metric: draw.random() for metric in METRICS}}
+        for split in config.dataset.splits
+    }
+    about |= {"profile": "mini", "dataset": config.dataset_name, "backbone": config.tower.label}
+    write_json(run.scores, about | {"config": config.prediction_values(), "splits": splits})
     return run
 
 
-RECORDED = """
-import sys, time
-from types import SimpleNamespace
-from mmnet.config.schema import Config
-from mmnet.config.paths import Layout
-from mmnet.tracking import live as tracking
-from mmnet.tracking.run_files import RunFiles
-
-config = Config.model_validate_json(sys.argv[1])
-run = RunFiles(Layout("mini"), config.experiment, config.seed)
-run.tracking.mkdir(parents=True)
-identity = {"config": config.identity()}
-tracking.begin(run, config, identity, tables=[], device=SimpleNamespace(type="cpu"))
-print(tracking.Recorder(run).process.pid, flush=True)
-time.sleep(100)
-"""
-
-
-def test_recorder_ends_with_a_killed_training_and_holds_none_of_its_pipes(
+def test_a_run_pulled_from_elsewhere_is_the_run_that_its_training_recorded(
     tiny: Tiny, project: Path
 ) -> None:
-    run = run_of(tiny.config)
-    process = subprocess.Popen(
-        [sys.executable, "-c", RECORDED, tiny.config.model_dump_json()],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    with process:
-        assert process.stdout is not None
-        recorder = int(process.stdout.readline())
-        wait_until(run.system.is_file)
-        pipe = Path(f"/proc/self/fd/{process.stdout.fileno()}").readlink()
-        held = [path.readlink() for path in Path(f"/proc/{recorder}/fd").iterdir()]
-        assert held
-        assert pipe not in held
-        process.kill()
-    wait_until(lambda: not psutil.pid_exists(recorder))
-    assert recorded_run(Store(project), run).info.status == "KILLED"
+    run = pull(tiny.config, epochs=2)
+    sync(tiny)
+    store = Store(project)
+    assert_holds(store, run)
+    pulled = recorded_run(store, run)
+    assert "device" not in pulled.data.tags
+    assert pulled.data.tags["recorded"] != "by its training"
+
+    # Where it was trained, the same is sent to the same store, and then pulled once more.
+    identity = identity_of(tiny.config)
+    work = run.work(identity)
+    begin(tiny.config, run, identity, [], CPU)
+    shutil.copy(run.metrics, work.metrics)
+    note_epochs(work, identity)
+    note_end(work, identity, "FINISHED")
+    for _ in range(2):
+        sync(tiny)
+        found = recorded_run(store, run)
+        assert found.data.tags["recorded"] == "by its training"
+        assert (found.info.start_time, found.info.end_time) == (
+            pulled.info.start_time,
+            pulled.info.end_time,
+        )
+        assert_holds(store, run)
+        shutil.rmtree(work.folder, ignore_errors=True)
+
+
+def test_runs_may_be_a_link_and_repository_and_database_may_move(
+    tiny: Tiny, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scratch = project.parent / "scratch"
+    scratch.mkdir()
+    (project / "runs").symlink_to(scratch)
+    run = pull(tiny.config)
+    pull(seeded(tiny, 1))
+    assert main(["mlflow-sync", str(run.folder), *SETTINGS]) == 0
+    assert main(["mlflow-sync", str(scratch / "mini" / run.experiment / "seed1"), *SETTINGS]) == 0
+    assert len(list(project.glob("mlartifacts/mini/*/*/*"))) == 6
+
+    moved = project.rename(project.parent / "moved")
+    project.touch()  # nothing can be written there any more
+    monkeypatch.chdir(moved)
+    lost = next(moved.glob("mlartifacts/mini/*/*/scores.json"))
+    lost.unlink()
+    capsys.readouterr()
+    sync(tiny)
+    lines = capsys.readouterr().err.splitlines()
+    assert sorted(line.partition(": ")[2] for line in lines) == ["nothing new", "scores.json"]
+    assert lost.is_file()
 
 
 def test_a_database_is_known_however_it_is_named(project: Path) -> None:
@@ -550,146 +500,13 @@ def test_a_database_is_known_however_it_is_named(project: Path) -> None:
     assert database_of("http://localhost/sqlite:///mlflow.db") is None
 
 
-def test_artifacts_lie_beside_the_database_wherever_that_is_moved(
-    tiny: Tiny, project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def artifacts() -> list[Path]:
-        return sorted(path.relative_to(folder) for path in folder.glob("mlartifacts/mini/*/*/*"))
-
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
-    folder = project
-    configs = [tiny.config.model_copy(update={"seed": seed}) for seed in range(2)]
-    for config in configs:
-        pulled(config, epochs=1)
-    sync_all(tiny)
-    there = artifacts()
-    assert len(there) == 4
-    assert not (project / "mlruns").exists()
-
-    copy = project / "copy"
-    copy.mkdir()
-    shutil.copytree(folder / there[0].parents[1], copy / there[0].parents[1])  # not the other's
-    shutil.copy(folder / "mlflow.db", copy / "mlflow.db")
-    shutil.rmtree(folder / "mlartifacts")
-    (folder / "mlartifacts").touch()  # nothing can be made there any more
-    folder = copy
-    monkeypatch.setattr("mlflow.tracking._tracking_service.utils._artifact_repos_cache", {})
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{copy}/mlflow.db")
-    sync_all(tiny)
-    assert artifacts() == there
-
-
-def test_results_pulled_over_an_own_training_are_sent_once_and_what_is_deleted_is_not_counted(
-    tiny: Tiny, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(tracking, "Recorder", NoRecorder)
-    config, run = tiny.config, run_of(tiny.config)
-    options = config.train.model_copy(update={"lr": 5e-4})
-    with tracking.recorded(config, Layout("mini"), tables=[], **inputs_of(config, Layout("mini"))):
-        write_metrics(run.work_metrics, epochs=2)
-        pulled(config, epochs=2)
-    sync_all(tiny)
-    store = Store(project)
-    experiment = store.client.get_experiment_by_name("mmnet mini").experiment_id
-
-    def epochs(item: Any) -> int:
-        return len(store.client.get_metric_history(item.info.run_id, "train/loss"))
-
-    def runs() -> list[tuple[str, int]]:
-        found = store.client.search_runs([experiment], "tags.seed = '0'")
-        return sorted((item.data.params["train.lr"], epochs(item)) for item in found)
-
-    own = (str(config.train.lr), 2)
-    assert runs() == [own]
-    # With another's results in their place, also where what it worked on is gone.
-    pulled(config.model_copy(update={"train": options}), epochs=3)
-    capsys.readouterr()
-    sync_all(tiny)
-    lines = capsys.readouterr().err
-    assert f"{run.name}: nothing new" in lines
-    assert "results from elsewhere: 34 metrics, config.yaml, metrics.jsonl (a new run)" in lines
-    assert runs() == sorted([own, ("0.0005", 3)])
-    scores = run.scores.rename("scores.json")
-    line = mistake(capsys, "mlflow-sync")
-    assert line.startswith(f"{run.metrics}: is not of the training noted beside it, and no scores")
-    scores.rename(run.scores)
-    run.work_metrics.unlink()
-    sync_all(tiny)
-    assert runs() == sorted([own, ("0.0005", 3)])
-
-    # A reader of the first results sends them to where they were trained.
-    shutil.rmtree(run.tracking)
-    pulled(config, epochs=2)
-    capsys.readouterr()
-    sync_all(tiny)
-    assert f"{run.name}, results from elsewhere: there, as it was" in capsys.readouterr().err
-    which = "tags.`mmnet.content` LIKE '%' and tags.seed = '0'"
-    found = store.client.search_runs([experiment], which)
-    assert len(found) == 2
-    for one in found:
-        store.client.delete_run(one.info.run_id)
-    sync_all(tiny)
-    assert "has 0 of 1 runs" in capsys.readouterr().err
-    store.client.delete_experiment(experiment)
-    line = mistake(capsys, "report", "table2", "--from-mlflow")
-    assert "its experiment 'mmnet mini' is deleted. Restore it" in line
-
-
-@pytest.mark.parametrize(
-    ("error", "others"),
-    [(OSError(13, "Permission denied"), [1]), (OSError("Max retries exceeded"), [])],
-)
-def test_a_run_that_the_store_does_not_take_keeps_no_other_from_it(
-    error: OSError, others: list[int], tiny: Tiny, project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    taken: list[int] = []
-
-    class Choosy:
-        def __init__(self, root: Path) -> None: ...
-
-        def send(self, record: RunRecord) -> Sent:
-            with speaking("http://server"):
-                if record.tags["seed"] == "0":
-                    raise error
-            taken.append(int(record.tags["seed"]))
-            return Sent(True, 0, [])
-
-    monkeypatch.setattr(sync, "Store", Choosy)
-    for seed in range(2):
-        pulled(tiny.config.model_copy(update={"seed": seed}), epochs=1)
-    with pytest.raises(TrackingError, match="http://server: "):
-        sync_all(tiny)
-    assert taken == others
-
-
-# Back from MLflow.
-
-
 @pytest.fixture
 def scored(project: Path) -> Params:
-    """Made-up scores of all runs of all tables, as if pulled: without records of their own."""
+    """All runs of all tables, as pulled."""
     params = load_params(ROOT / "params.yaml", [])
-    draw = random.Random(0)
     for experiment in params.experiments:
         for seed in params.seeds:
-            config = params.resolve(experiment, seed)
-            run = run_of(config)
-            write_metrics(run.metrics, epochs=1)
-            splits = {
-                split: {"sentences": 7, **{metric: draw.random() for metric in METRICS}}
-                for split in config.dataset.splits
-            }
-            scores = {
-                "profile": "mini",
-                "experiment": experiment,
-                "seed": seed,
-                "dataset": config.dataset_name,
-                "backbone": config.tower.label,
-                "config": config.identity(),
-                "splits": splits,
-            }
-            run.scores.parent.mkdir(parents=True, exist_ok=True)
-            run.scores.write_text(json.dumps(scores))
+            pull(params.resolve(experiment, seed))
     return params
 
 
@@ -704,151 +521,110 @@ def test_tables_from_mlflow_are_the_same_bytes_as_from_files(
         return made
 
     from_files = tables()
-    assert {f"table{n}.{suffix}" for n in range(1, 5) for suffix in ("tex", "csv", "md")} <= {
-        *from_files
-    }
-    assert main(["mlflow-sync"]) == 0
-    for path in project.glob("scores/**/*.json"):
-        path.unlink()
-    assert tables("--from-mlflow") == from_files
-    # All of it is MLflow's: a value changed there is one changed in the table.
-    with sqlite3.connect(project / "mlflow.db") as database:
-        database.execute("UPDATE latest_metrics SET value = 0.5 WHERE key = 'testA/mIoU'")
-    assert tables("--from-mlflow")["table2.csv"] != from_files["table2.csv"]
-    assert "recorded: " not in capsys.readouterr().err
-
-
-def test_a_run_that_mlflow_lacks_is_missing_from_its_table(
-    scored: Params, capsys: pytest.CaptureFixture[str]
-) -> None:
+    assert {f"table{n}.{suffix}" for n in range(1, 5) for suffix in ("tex", "csv")} <= {*from_files}
     assert main(["mlflow-sync", "runs/mini/nq_1/seed0"]) == 0
+    capsys.readouterr()
     assert main(["report", "table2", "--from-mlflow"]) == 1
-    assert "table2 (mini): no scores of nq_32 seed 0, nq_24 seed 0" in capsys.readouterr().err
+    assert "nq_32 seed 0" in capsys.readouterr().err  # one that MLflow lacks
+    assert main(["mlflow-sync", "--port", "5001"]) == 0
+    assert "5001/#/experiments/" in capsys.readouterr().out
+    shutil.rmtree(project / "scores")
+    assert tables("--from-mlflow") == from_files
+    # An evaluation with other values is not what the table asks for.
+    store = Store(project)
+    run = run_of(scored.resolve("nq_1", 0))
+    kept = project / f"mlartifacts/mini/{recorded_run(store, run).info.run_id}/artifacts"
+    changed = json.loads((kept / "scores.json").read_text())
+    changed["config"]["evaluate"]["threshold"] = 0.123
+    write_json(kept / "scores.json", changed)
+    assert main(["report", "table2", "--from-mlflow"]) == 1
 
 
-def test_values_come_back_from_parameters_as_they_were() -> None:
-    values = {
-        "a": {"b": 1, "c": 1.0, "d": 2.0e-5, "e": True, "f": None, "g": {}},
-        "h": [8, 8],
-        "i": "mini-vit-b",
-        **{f"text{i}": text for i, text in enumerate(["1", "true", "null", "[]", "", '"', "NaN"])},
-    }
-    assert from_params(to_params(values)) == values
-    assert to_params(values)["i"] == "mini-vit-b"
-
-
-# What a user can mend.
+# Mistakes of a user, each in one line.
 
 
 def mistake(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     capsys.readouterr()
     assert main(list(arguments)) == 1
-    return capsys.readouterr().err.splitlines()[-1].removeprefix("mmnet: ")
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("mmnet: ")
+    return line
 
 
-class Unauthorised(Slow):
-    def do_GET(self) -> None:
-        self.send_response(401)
-        self.end_headers()
-        self.wfile.write(b"You are not authenticated.")
-
-    do_POST = do_GET
-
-
-def test_a_server_that_does_not_let_us_in_is_one_line(
-    scored: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with serving(Unauthorised) as address:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", address.replace("//", "//me:secret@"))
-        line = mistake(capsys, "mlflow-sync")
-    assert line.startswith(f"{address}: the server does not let us in. Set MLFLOW_TRACKING_USERN")
-    assert "secret" not in line
-
-
-def test_a_damaged_database_is_one_line_and_moved_away_made_anew(
-    scored: Params, project: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    database = project / "mlflow.db"
-    for content in (b"no database " * 1000, b""):
-        database.write_bytes(content)
-        line = mistake(capsys, "mlflow-sync")
-        assert line.startswith(f"{database}: is no database of MLflow's, or damaged (")
-        assert line.endswith("then: mmnet mlflow-sync, which makes it anew from the runs' files.")
-        assert database.read_bytes() == content
-    database.unlink()
-    assert main(["mlflow-sync", "runs/mini/nq_1/seed0"]) == 0
-
-
-def test_a_locked_database_is_one_line_and_costs_no_results(
+def test_a_database_that_cannot_be_used_is_one_line_and_stays_as_it_is(
     tiny: Tiny,
     project: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    Store(project)
-    monkeypatch.setattr("mmnet.tracking.mlflow_database.BUSY", 0.2)
-    run = run_of(tiny.config)
-    write_metrics(run.metrics, epochs=1)
-    with contextlib.closing(sqlite3.connect(project / "mlflow.db")) as holder:
-        holder.execute("BEGIN EXCLUSIVE")
-        line = mistake(capsys, "mlflow-sync", str(run.folder))
-        assert line.startswith(f"{project / 'mlflow.db'}: another process holds it. Wait for that,")
-        sync.send(run, [])
-        (line,) = said(capsys)
-        assert line.endswith("then: mmnet mlflow-sync. The results are written.")
+    run, database = pull(tiny.config), project / "mlflow.db"
+    database.write_bytes(b"no database " * 1000)
+    line = mistake(capsys, "mlflow-sync")
+    assert str(database) in line
+    assert "move it away" in line
+    assert database.read_bytes() == b"no database " * 1000
+    live.send(run, [])  # as `evaluate`, which has its results
+    assert len(said(capsys)) == 1
+
+    database.write_bytes(b"")  # as good as none
+    assert main(["mlflow-sync", str(run.folder)]) == 0
+    store = Store(project)
+    store.client.delete_experiment(store.experiment("mini"))
+    assert "experiments restore" in mistake(capsys, "mlflow-sync")
+    assert "experiments restore" in mistake(capsys, "report", "table2", "--from-mlflow")
 
 
-def test_what_is_no_run_is_one_line(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "runs: is no run's folder. Name one: runs/PROFILE" in mistake(
-        capsys, "mlflow-sync", "runs"
-    )
-    record = project / "runs" / "mini" / "nq_1" / "seed0" / "tracking" / "record.json"
-    record.parent.mkdir(parents=True)
-    record.write_text("{")
-    assert "record.json: is no run's record. Delete it" in mistake(capsys, "mlflow-sync")
-
-
-def test_what_is_damaged_of_a_record_is_one_line_and_costs_no_training(
-    tiny: Tiny,
-    project: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+def test_what_is_not_a_run_or_damaged_is_one_line_and_keeps_no_other_from_mlflow(
+    tiny: Tiny, project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(tracking, "Recorder", NoRecorder)
-    layout, run = Layout("mini"), run_of(tiny.config)
-    inputs = inputs_of(tiny.config, layout)
-    with tracking.recorded(tiny.config, layout, tables=[], **inputs):
-        write_metrics(run.work_metrics, epochs=2)
-    times = run.tracking / "times.json"
-    for damaged in ("[17", "{}", '["a"]'):
-        times.write_text(damaged)
-        assert len({point.step for point in read_run(run).points if "train" in point.key}) == 2
-        assert len(json.loads(times.read_text())) == 2
-    run.system.write_text('{"cpu": 1}\n')
-    sync.send(run, [])
-    (line,) = said(capsys)
-    assert f"{run.folder}: some of its files are damaged (KeyError: 'time'). Delete " in line
+    for folder in ("runs", "runs/mini/refcoco_vit_b", "runs/mini/refcoco_vit_b/seed7"):
+        assert "runs/PROFILE/EXPERIMENT/seedN" in mistake(capsys, "mlflow-sync", folder)
+    for seed in range(4):
+        pull(seeded(tiny, seed))
+    run_of(seeded(tiny, 0)).metrics.write_text("{")
+    run_of(seeded(tiny, 1)).identity.write_text("[]")
+    run_of(seeded(tiny, 2)).scores.write_text("{}")
+    assert "seed0: " in mistake(capsys, "mlflow-sync")
+    store = Store(project)
+    assert {run.data.tags["seed"] for run in runs_in(store, "tags.seed LIKE '_'")} == {"2", "3"}
+    assert "testA/mIoU" not in recorded_run(store, run_of(seeded(tiny, 2))).data.metrics
 
-    record = json.loads(run.record.read_text())
-    del record["metrics_of_another"]  # as of an older version
-    run.record.write_text(json.dumps(record))
-    assert "record.json: is no run's record. Delete it" in mistake(capsys, "mlflow-sync")
-    with tracking.recorded(tiny.config, layout, tables=[], **inputs):
-        assert "metrics_of_another" in json.loads(run.record.read_text())
-    monkeypatch.setattr(tracking, "begin", lambda *a, **k: {}["nobody foresaw"])
-    with tracking.recorded(tiny.config, layout, tables=[], **inputs):
-        pass
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError("Max retries exceeded"), "start it"),
+        (sqlite3.OperationalError("database is locked"), "another process"),
+        (sqlite3.OperationalError("attempt to write a readonly database"), "permissions"),
+        (PermissionError(13, "Permission denied"), "permissions"),
+        (ValueError("Something\nelse"), "Something else"),
+    ],
+)
+def test_errors_of_a_store_say_what_to_do_without_a_password(error: Exception, words: str) -> None:
+    with pytest.raises(TrackingError) as caught, one_line("http://me:secret@server"):
+        raise error
+    assert str(caught.value).startswith("http://server: ")
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_recorder_that_cannot_begin_costs_one_line_and_no_training(
+    tiny: Tiny, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(live, "begin", lambda *arguments: {}["nobody foresaw"])
+    run = train(tiny)
+    assert run.checkpoint.is_file()
     (line,) = said(capsys)
-    assert "is not recorded: KeyError: 'nobody foresaw'. Later: mmnet mlflow-sync." in line
+    assert "KeyError: 'nobody foresaw'" in line
 
 
 def test_a_dirty_tree_is_refused_where_a_clean_one_is_required(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = [part for override in TINY for part in ("--set", override)]
-    command = ["train", *RUN, *settings, "--set", "mlflow.require_clean=true"]
+    command = ["train", *RUN, *SETTINGS, "--set", "mlflow.require_clean=true"]
     (project / ".gitignore").write_text("/data/\n")
-    assert "is no git repository" in mistake(capsys, *command)
+    assert "git" in mistake(capsys, *command)
     git = ["git", "-c", "user.name=me", "-c", "user.email=me@localhost"]
     for arguments in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "All"]):
         subprocess.run([*git, *arguments], check=True, cwd=project)
@@ -857,33 +633,48 @@ def test_a_dirty_tree_is_refused_where_a_clean_one_is_required(
     assert revision(project)["changed"] == []
     (project / "params.yaml").write_text((project / "params.yaml").read_text() + "\n")
     (project / "new.py").touch()
-    line = mistake(capsys, *command)
-    assert "git does not have params.yaml, new.py as they are. Commit or stash them" in line
+    assert "params.yaml, new.py" in mistake(capsys, *command)
     assert not (project / "runs").exists()
 
 
 def test_without_mlflow_nothing_of_it_is_left_or_loaded(tiny: Tiny, project: Path) -> None:
-    settings = [part for override in TINY for part in ("--set", override)]
     run = run_of(tiny.config)
-    path = Layout("mini").rows(run.experiment, run.seed)
-    path.parent.mkdir(parents=True)
-    rows = pd.DataFrame(
-        {"split": tiny.config.dataset.splits, "intersection": 1, "union": 2, "sent_id": 1}
-    )
-    rows.attrs["config"] = tiny.config.identity()
-    rows.to_parquet(path)
+    run.rows.parent.mkdir(parents=True)
+    splits = tiny.config.dataset.splits
+    rows = pd.DataFrame({"split": splits, "intersection": 1, "union": 2, "sent_id": 1})
+    rows.attrs["config"] = tiny.config.prediction_values()
+    rows.to_parquet(run.rows)
     script = f"""
 import sys
 from mmnet.cli.parser import main
-assert main(["evaluate", *{RUN}, *{settings}]) == 0
+assert main(["evaluate", *{RUN}, *{SETTINGS}]) == 0
 sys.exit("mlflow" in sys.modules)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
+    done = python(script)
     assert done.returncode == 0, done.stderr
-    assert not run.tracking.exists()
     assert not (project / "mlflow.db").exists()
+
+
+@pytest.mark.parametrize("uri", ["", "http://127.0.0.1:1", "sqlite:////elsewhere/own.db?a=1"])
+def test_make_ui_serves_a_database_and_only_names_a_server(uri: str, tmp_path: Path) -> None:
+    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    tools = tmp_path / ".venv" / "bin"
+    tools.mkdir(parents=True)
+    for name in ("python", "mlflow"):
+        (tools / name).write_text(f'#!/bin/sh\necho {name} "$@"\n')
+        (tools / name).chmod(0o755)
+    (tmp_path / ".venv" / "installed").touch()
+    command = ["make", "--silent", "ui", "PORT=5001"]
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": uri}
+    out = subprocess.run(
+        command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
+    ).stdout
+    assert "mlflow-sync --port 5001" in out
+    served = [line for line in out.splitlines() if line.startswith("mlflow ")]
+    if uri.startswith("http"):
+        assert served == []
+        return
+    database, artifacts = uri or f"sqlite:///{tmp_path}/mlflow.db", "/elsewhere"
+    assert f"--backend-store-uri {database}" in served[0]
+    assert f"--artifacts-destination {artifacts if uri else tmp_path}/mlartifacts" in served[0]

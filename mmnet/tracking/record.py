@@ -1,0 +1,299 @@
+"""What MLflow shall hold of a training, read from the training's own files: without MLflow.
+
+Whatever is sent is in files first, so that it can be sent later, again, or from elsewhere.
+`record.json` in the work folder has what training does not write: where and when it ran.
+"""
+
+import hashlib
+import json
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import yaml
+from filelock import FileLock, Timeout
+
+from mmnet.config.identity import Identity, flat
+from mmnet.config.paths import RunPaths, WorkPaths
+from mmnet.config.schema import Config
+from mmnet.runtime.errors import TrackingError
+from mmnet.runtime.files import checksum, locked, read_json, write_json
+from mmnet.tracking.provenance import describe_device, packages, revision
+
+Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
+
+NOTE = (
+    "Metrics are fractions, not percent. `val/...`, `testA/...`: of the best checkpoint, at the "
+    "images' original size. `val per epoch/...` and `train/...`: while training; their step is the "
+    "epoch. Pr_0.5 is Pr@0.5. Parameters are all that shapes the training."
+)
+SHOWN_CHANGES = 20
+"""Files that a tag names as differing from the git revision."""
+_NOTING = threading.Lock()
+
+
+class Point(NamedTuple):
+    """A value of a metric. Its step is the epoch; 0 for scores. Its time is in milliseconds."""
+
+    key: str
+    value: float
+    time: int
+    step: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """All that MLflow shall hold of a training."""
+
+    name: str
+    profile: str
+    status: Status
+    started: int
+    ended: int
+    tables: list[dict[str, str]]
+    """As `config.tables.rows_of_run` returns them; the first is the run's parent."""
+    params: dict[str, str]
+    tags: dict[str, str]
+    defaults: dict[str, str]
+    """Tags of a run that has none of that name yet."""
+    points: list[Point]
+    artifacts: dict[str, bytes] = field(repr=False)
+    """File name -> content."""
+    unsent: str
+    """A file beside it that is of another training; else empty."""
+
+
+def begin(
+    config: Config, run: RunPaths, identity: Identity, tables: list[dict[str, str]], device: Any
+) -> None:
+    """Note where a training runs; of one that resumes or is published again, keep what is noted.
+
+    Raises:
+        MMNetError: another process works in its folder, or it cannot be written.
+    """
+    work = run.work(identity)
+    with locked(work.folder):
+        old = noted(work, identity) or {
+            "identity": identity.digest,
+            "started": milliseconds(),
+            "git": revision(Path()),
+            "packages": packages(),
+            "device": describe_device(device),
+            "epochs": [],
+        }
+        ended = old.get("ended") if work.finished.is_file() else None
+        config_values = config.model_dump(mode="json")
+        write_json(work.record, old | {"config": config_values, "tables": tables, "ended": ended})
+        note_epochs(work, identity)
+
+
+def noted(work: WorkPaths, identity: Identity) -> dict[str, Any]:
+    """Return what `begin` and later notes wrote; nothing where it is missing or damaged."""
+    found = read_json(work.record)
+    keys = {"started", "git", "packages", "device", "epochs", "config", "tables", "ended"}
+    return found if found.get("identity") == identity.digest and found.keys() >= keys else {}
+
+
+def note_epochs(work: WorkPaths, identity: Identity) -> None:
+    """Note when each epoch was first seen in the work folder's metrics."""
+    with _NOTING:
+        record, count = noted(work, identity), len(_lines(work.metrics))
+        if record and len(record["epochs"]) != count:
+            times = record["epochs"][:count]
+            times += [modified(work.metrics)] * (count - len(times))
+            write_json(work.record, record | {"epochs": times})
+
+
+def note_end(work: WorkPaths, identity: Identity, status: Status) -> None:
+    """Note how and when a training ended, unless it had finished before."""
+    with _NOTING:
+        record = noted(work, identity)
+        if record and (record["ended"] or {}).get("status") != "FINISHED":
+            ended = {"status": status, "time": milliseconds()}
+            write_json(work.record, record | {"ended": ended})
+
+
+def read(
+    run: RunPaths,
+    identity: Identity,
+    *,
+    tables: list[dict[str, str]] | None = None,
+    is_training: bool | None = None,
+) -> Record:
+    """Return all that MLflow shall hold of a training, as far as its files have it.
+
+    `tables` are those that the run serves, where they are known better than when it began.
+
+    Raises:
+        TrackingError: files are missing or damaged.
+    """
+    try:
+        return _read(run, identity, tables, is_training)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        text = " ".join(str(error).split())[:200]
+        raise TrackingError(
+            f"{run.folder}: files of {run.name} are missing or damaged ({type(error).__name__}: "
+            f"{text}); pull or train it again."
+        ) from error
+
+
+def _read(
+    run: RunPaths,
+    identity: Identity,
+    tables: list[dict[str, str]] | None,
+    is_training: bool | None,
+) -> Record:
+    work = run.work(identity)
+    record, is_published = noted(work, identity), published(run) == identity
+    metrics = run.metrics if is_published and not work.metrics.is_file() else work.metrics
+    lines = _lines(metrics)
+    scores, unsent = _scores(run, work, identity) if is_published else ({}, "")
+    time = modified(next(p for p in (metrics, work.about, work.record) if p.is_file()))
+    started, times = record.get("started", time), record.get("epochs", [])[: len(lines)]
+    times += [time] * (len(lines) - len(times))
+    ended = record.get("ended") or {"status": None, "time": max([started, *times])}
+    tables = record.get("tables", []) if tables is None else tables
+    artifacts = {"config.yaml": _yaml(record.get("config") or identity.values)}
+    files = {"metrics.jsonl": metrics} if metrics.is_file() else {}
+    tags = _tags(run, identity, record, scores, tables)
+    if is_published and run.checkpoint.is_file():
+        tags["checkpoint.path"] = str(run.checkpoint)
+        tags["checkpoint.sha256"] = checksum(run.checkpoint)
+    if is_published:
+        files |= {"scores.json": run.scores} if scores else {}
+        files |= {"predictions.png": run.predictions} if _is_of(run.predictions, work) else {}
+    return Record(
+        name=run.name,
+        profile=run.profile,
+        status=ended["status"] or _status(work, is_published, is_training),
+        started=started,
+        ended=ended["time"],
+        tables=tables,
+        params={key: str(value) for key, value in flat(identity.values).items()},
+        tags=tags,
+        defaults={} if record else {"recorded": "from its files; times are those of the files"},
+        points=[*_epoch_points(lines, times), *_score_points(run, scores)],
+        artifacts=artifacts | {name: path.read_bytes() for name, path in files.items()},
+        unsent=unsent,
+    )
+
+
+def published(run: RunPaths) -> Identity | None:
+    """Return which training the run's published files are of."""
+    return Identity.from_dict(read_json(run.identity).get("identity"))
+
+
+def metric_name(split: str, metric: str) -> str:
+    """Return a metric's name in MLflow, which has no @."""
+    return f"{split}/{metric.replace('@', '_')}"
+
+
+def milliseconds(seconds: float | None = None) -> int:
+    return int(1000 * (time.time() if seconds is None else seconds))
+
+
+def modified(path: Path) -> int:
+    return milliseconds(path.stat().st_mtime)
+
+
+def _tags(
+    run: RunPaths,
+    identity: Identity,
+    record: dict[str, Any],
+    scores: dict[str, Any],
+    tables: list[dict[str, str]],
+) -> dict[str, str]:
+    tower = record["config"]["tower"] if record else identity.values["tower"]
+    code = json.dumps(identity.code, sort_keys=True).encode()
+    tags = {
+        "mmnet.identity": identity.digest,
+        "mlflow.note.content": NOTE,
+        "mlflow.source.name": "mmnet train",
+        "mlflow.source.type": "LOCAL",
+        "profile": run.profile,
+        "experiment": run.experiment,
+        "seed": str(run.seed),
+        "dataset": identity.values["dataset_name"],
+        "backbone": scores.get("backbone") or tower.get("label") or tower["architecture"],
+        "tables": ", ".join(table["name"] for table in tables) or "none",
+        **{table["name"]: table["row"] for table in tables},
+        **{f"data.{key}": value or "none" for key, value in identity.data.items()},
+        "code": hashlib.sha256(code).hexdigest(),
+    }
+    if scores:  # another evaluation is no other training: parameters would be fixed
+        values = flat({"evaluate": scores["config"]["evaluate"]})
+        tags |= {key: str(value) for key, value in values.items()}
+    if not record:
+        return tags
+    commit, changed = record["git"]["commit"], record["git"]["changed"]
+    if commit:
+        tags["mlflow.source.git.commit"] = commit
+        tags["git.clean"] = f"no: {', '.join(changed[:SHOWN_CHANGES])}" if changed else "yes"
+    tags |= {f"version.{name}": version for name, version in record["packages"].items()}
+    more = {"git.commit": commit or "unknown", "device": record["device"]}
+    return tags | more | {"recorded": "by its training"}
+
+
+def _epoch_points(lines: list[dict[str, Any]], times: list[int]) -> list[Point]:
+    points = []
+    for line, at in zip(lines, times, strict=True):
+        values = {"train/loss": line["loss"], "train/lr": line["lr"]}
+        values |= {metric_name("val per epoch", key): value for key, value in line["val"].items()}
+        points += [Point(key, value, at, line["epoch"]) for key, value in values.items()]
+    return points
+
+
+def _score_points(run: RunPaths, scores: dict[str, Any]) -> list[Point]:
+    # Of one step in all runs: MLflow draws them as bars, one beside the other.
+    return [
+        Point(metric_name(split, metric), value, modified(run.scores), 0)
+        for split, values in scores.get("splits", {}).items()
+        for metric, value in values.items()
+    ]
+
+
+def _scores(run: RunPaths, work: WorkPaths, identity: Identity) -> tuple[dict[str, Any], str]:
+    """Return the scores of a published training, or why those that are there are not its own."""
+    if not run.scores.is_file():
+        return {}, ""
+    scores = read_json(run.scores)
+    own = flat(identity.values).items() <= flat(scores.get("config", {})).items()
+    if own and _is_of(run.scores, work):
+        return scores, ""
+    return {}, f"{run.scores}: is not of this training; re-run `mmnet predict` and `mmnet evaluate`"
+
+
+def _is_of(path: Path, work: WorkPaths) -> bool:
+    """Whether a file was made after the training ended, where that is known."""
+    if not path.is_file() or not work.finished.is_file():
+        return path.is_file()
+    return path.stat().st_mtime_ns >= work.finished.stat().st_mtime_ns
+
+
+def _status(work: WorkPaths, is_published: bool, is_training: bool | None) -> Status:
+    if is_training or (is_training is None and _is_at_work(work)):
+        return "RUNNING"
+    return "FINISHED" if is_published or work.finished.is_file() else "KILLED"
+
+
+def _is_at_work(work: WorkPaths) -> bool:
+    lock = work.folder.with_name(f".{work.folder.name}.lock")
+    if not lock.exists():
+        return False
+    try:
+        with FileLock(lock, timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def _lines(metrics: Path) -> list[dict[str, Any]]:
+    if not metrics.is_file():
+        return []
+    return [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+
+
+def _yaml(values: dict[str, Any]) -> bytes:
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode()
