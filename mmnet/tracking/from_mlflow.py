@@ -21,9 +21,7 @@ def write_scores(table: str, folder: Path, *, params: Params) -> list[Path]:
     paths = []
     for name, seed in runs_of(table, params):
         values = params.resolve(name, seed).prediction_values()
-        runs = store.scored(params.profile, name, seed)
-        found = [store.artifact(run, "scores.json") for run in runs]
-        if found:
+        if found := store.scores(params.profile, name, seed):
             scores = next((s for s in found if json.loads(s)["config"] == values), found[0])
             paths.append(folder / f"{name}.seed{seed}.json")
             paths[-1].write_bytes(scores)

@@ -19,7 +19,7 @@ from mmnet.runtime.errors import MMNetError, Stopped, TrackingError
 from mmnet.runtime.files import read_json
 from mmnet.runtime.progress import say
 from mmnet.tracking.record import Status, begin, note_end, note_epochs, published, read
-from mmnet.tracking.store import Store, StoreError, silence_mlflow
+from mmnet.tracking.store import Store, silence_mlflow
 
 WAIT = 20.0
 """Seconds that a finished training waits at most for MLflow to take the last of it."""
@@ -102,11 +102,11 @@ class _Recorder:
     def _send(self, *, is_training: bool) -> None:
         self.store = self.store or Store(self.run.root)
         record = read(self.run, self.identity, tables=self.tables, is_training=is_training)
-        sent = self.store.send(record)
-        if sent.is_deleted:
-            raise TrackingError(f"{self.run.name} {sent}.")
+        run_id, report = self.store.send(record)
+        if run_id is None:
+            raise TrackingError(f"{self.run.name}: {report}.")
         if self.monitor is None and is_training:
-            self.monitor = _system_metrics(self.store.uri, sent.run_id)
+            self.monitor = _system_metrics(self.store.uri, run_id)
         elif self.monitor is not None and not is_training:
             self.monitor.finish()
 
@@ -126,34 +126,34 @@ def sync_all(paths: Paths, folders: list[Path], params: Params) -> Store:
     """Send what MLflow lacks of some runs, or of all of the profile; say in a line what that was.
 
     Raises:
-        TrackingError: the store cannot be used, or a folder is not a run folder; or one of the
-            runs cannot be read or is refused, when all others are sent.
+        TrackingError: the store cannot be used, or a folder is not a run folder; or a run's files
+            are damaged, when all others are sent.
     """
     chosen = {_run_in(folder, paths) for folder in folders}
     store = Store(paths.root)
     problems: list[TrackingError] = []
-    trainings = _trainings(paths, {run.profile for run in chosen})
-    for run, identity in trainings:
+    for run, identity in _trainings(paths, {run.profile for run in chosen}):
         if chosen and run not in chosen:
             continue
         try:
             if identity is None:
                 raise TrackingError(f"{run.identity}: missing or damaged; pull or train it again.")
-            is_known = run.experiment in params.experiments and run.profile == params.profile
-            seed = int(run.seed)
-            tables = rows_of_run(params.resolve(run.experiment, seed), params) if is_known else None
-            record = read(run, identity, tables=tables)
-            say(f"{run.name} ({identity.id}): {store.send(record)}")
-            if record.unsent:
-                say(f"{run.name}: {record.unsent}")
-        except StoreError:
-            raise
+            record = read(run, identity, tables=_tables(run, params))
         except TrackingError as error:
-            say(f"{run.name}: not all of it was sent: {error}")
+            say(f"{run.name}: {error}")
             problems.append(error)
+        else:
+            say(f"{run.name} ({identity.id}): {store.send(record)[1]}")
     if problems:
         raise problems[0]
     return store
+
+
+def _tables(run: RunPaths, params: Params) -> list[dict[str, str]] | None:
+    """Return the tables that a run serves by params.yaml; None if that does not have it."""
+    if run.experiment not in params.experiments or run.profile != params.profile:
+        return None
+    return rows_of_run(params.resolve(run.experiment, int(run.seed)), params)
 
 
 def _trainings(paths: Paths, profiles: set[str]) -> list[tuple[RunPaths, Identity | None]]:

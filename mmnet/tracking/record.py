@@ -29,6 +29,8 @@ NOTE = (
     "images' original size. `val per epoch/...` and `train/...`: while training; their step is the "
     "epoch. Pr_0.5 is Pr@0.5. Parameters are all that shapes the training."
 )
+IDENTITY = "mmnet.identity"
+"""The tag by which a training is found."""
 SHOWN_CHANGES = 20
 """Files that a tag names as differing from the git revision."""
 _NOTING = threading.Lock()
@@ -56,13 +58,9 @@ class Record:
     """As `config.tables.rows_of_run` returns them; the first is the run's parent."""
     params: dict[str, str]
     tags: dict[str, str]
-    defaults: dict[str, str]
-    """Tags of a run that has none of that name yet."""
     points: list[Point]
     artifacts: dict[str, bytes] = field(repr=False)
     """File name -> content."""
-    unsent: str
-    """A file beside it that is of another training; else empty."""
 
 
 def begin(
@@ -132,32 +130,31 @@ def read(
     try:
         return _read(run, identity, tables, is_training)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        text = " ".join(str(error).split())[:200]
+        text = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise TrackingError(
-            f"{run.folder}: files of {run.name} are missing or damaged ({type(error).__name__}: "
-            f"{text}); pull or train it again."
+            f"{run.folder}: files are missing or damaged ({text}); pull or train the run again."
         ) from error
 
 
 def _read(
-    run: RunPaths,
-    identity: Identity,
-    tables: list[dict[str, str]] | None,
-    is_training: bool | None,
+    run: RunPaths, identity: Identity, tables: list[dict[str, str]] | None, is_training: bool | None
 ) -> Record:
     work = run.work(identity)
     record, is_published = noted(work, identity), published(run) == identity
     metrics = run.metrics if is_published and not work.metrics.is_file() else work.metrics
     lines = _lines(metrics)
-    scores, unsent = _scores(run, work, identity) if is_published else ({}, "")
-    time = modified(next(p for p in (metrics, work.about, work.record) if p.is_file()))
+    scores = _scores(run, work, identity) if is_published else {}
+    times_of = (metrics, run.identity, work.about, work.record)
+    time = modified(next(path for path in times_of if path.is_file()))
     started, times = record.get("started", time), record.get("epochs", [])[: len(lines)]
     times += [time] * (len(lines) - len(times))
     ended = record.get("ended") or {"status": None, "time": max([started, *times])}
     tables = record.get("tables", []) if tables is None else tables
-    artifacts = {"config.yaml": _yaml(record.get("config") or identity.values)}
+    values = record.get("config") or identity.values
+    artifacts = {"config.yaml": yaml.safe_dump(values, sort_keys=False).encode()}
     files = {"metrics.jsonl": metrics} if metrics.is_file() else {}
-    tags = _tags(run, identity, record, scores, tables)
+    tags = _tags(run, identity, record, scores) | {table["name"]: table["row"] for table in tables}
+    tags["tables"] = ", ".join(table["name"] for table in tables) or "none"
     if is_published and run.checkpoint.is_file():
         tags["checkpoint.path"] = str(run.checkpoint)
         tags["checkpoint.sha256"] = checksum(run.checkpoint)
@@ -173,10 +170,8 @@ def _read(
         tables=tables,
         params={key: str(value) for key, value in flat(identity.values).items()},
         tags=tags,
-        defaults={} if record else {"recorded": "from its files; times are those of the files"},
         points=[*_epoch_points(lines, times), *_score_points(run, scores)],
         artifacts=artifacts | {name: path.read_bytes() for name, path in files.items()},
-        unsent=unsent,
     )
 
 
@@ -199,41 +194,35 @@ def modified(path: Path) -> int:
 
 
 def _tags(
-    run: RunPaths,
-    identity: Identity,
-    record: dict[str, Any],
-    scores: dict[str, Any],
-    tables: list[dict[str, str]],
+    run: RunPaths, identity: Identity, record: dict[str, Any], scores: dict[str, Any]
 ) -> dict[str, str]:
-    tower = record["config"]["tower"] if record else identity.values["tower"]
-    code = json.dumps(identity.code, sort_keys=True).encode()
+    values = identity.values
+    tower = record["config"]["tower"] if record else values["tower"]
     tags = {
-        "mmnet.identity": identity.digest,
+        IDENTITY: identity.digest,
         "mlflow.note.content": NOTE,
         "mlflow.source.name": "mmnet train",
         "mlflow.source.type": "LOCAL",
         "profile": run.profile,
         "experiment": run.experiment,
         "seed": str(run.seed),
-        "dataset": identity.values["dataset_name"],
+        "dataset": values["dataset_name"],
         "backbone": scores.get("backbone") or tower.get("label") or tower["architecture"],
-        "tables": ", ".join(table["name"] for table in tables) or "none",
-        **{table["name"]: table["row"] for table in tables},
         **{f"data.{key}": value or "none" for key, value in identity.data.items()},
-        "code": hashlib.sha256(code).hexdigest(),
+        "code": hashlib.sha256(json.dumps(identity.code, sort_keys=True).encode()).hexdigest(),
     }
-    if scores:  # another evaluation is no other training: parameters would be fixed
-        values = flat({"evaluate": scores["config"]["evaluate"]})
-        tags |= {key: str(value) for key, value in values.items()}
-    if not record:
-        return tags
-    commit, changed = record["git"]["commit"], record["git"]["changed"]
-    if commit:
-        tags["mlflow.source.git.commit"] = commit
-        tags["git.clean"] = f"no: {', '.join(changed[:SHOWN_CHANGES])}" if changed else "yes"
-    tags |= {f"version.{name}": version for name, version in record["packages"].items()}
-    more = {"git.commit": commit or "unknown", "device": record["device"]}
-    return tags | more | {"recorded": "by its training"}
+    if scores:  # as parameters, another evaluation could not replace them
+        evaluate = flat({"evaluate": scores["config"]["evaluate"]})
+        tags |= {key: str(value) for key, value in evaluate.items()}
+    if record:
+        commit, changed = record["git"]["commit"], record["git"]["changed"]
+        tags |= {"git.commit": commit or "unknown", "device": record["device"]}
+        if commit:
+            tags["mlflow.source.git.commit"] = commit
+            tags["git.clean"] = f"no: {', '.join(changed[:SHOWN_CHANGES])}" if changed else "yes"
+        tags |= {f"version.{name}": version for name, version in record["packages"].items()}
+        tags["recorded"] = "in training"  # otherwise from files: times are theirs
+    return tags
 
 
 def _epoch_points(lines: list[dict[str, Any]], times: list[int]) -> list[Point]:
@@ -254,15 +243,11 @@ def _score_points(run: RunPaths, scores: dict[str, Any]) -> list[Point]:
     ]
 
 
-def _scores(run: RunPaths, work: WorkPaths, identity: Identity) -> tuple[dict[str, Any], str]:
-    """Return the scores of a published training, or why those that are there are not its own."""
-    if not run.scores.is_file():
-        return {}, ""
-    scores = read_json(run.scores)
-    own = flat(identity.values).items() <= flat(scores.get("config", {})).items()
-    if own and _is_of(run.scores, work):
-        return scores, ""
-    return {}, f"{run.scores}: is not of this training; re-run `mmnet predict` and `mmnet evaluate`"
+def _scores(run: RunPaths, work: WorkPaths, identity: Identity) -> dict[str, Any]:
+    """Return the scores beside a published training, if they are its own."""
+    scores = read_json(run.scores) if _is_of(run.scores, work) else {}
+    is_own = flat(identity.values).items() <= flat(scores.get("config", {})).items()
+    return scores if is_own else {}
 
 
 def _is_of(path: Path, work: WorkPaths) -> bool:
@@ -293,7 +278,3 @@ def _lines(metrics: Path) -> list[dict[str, Any]]:
     if not metrics.is_file():
         return []
     return [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-
-
-def _yaml(values: dict[str, Any]) -> bytes:
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode()
