@@ -1,14 +1,15 @@
 // Make docs/mlflow.png from a finished `make table1`: MLflow's view of its runs.
 //
-//   make ui &                                        # and wait for it
+//   make ui &                                        # it prints the address of the runs
 //   cd "$(mktemp -d)" && npm install playwright-core
-//   NODE_PATH=node_modules node .../docs/screenshot_mlflow.js .../docs/mlflow.png
+//   PAGE=ADDRESS NODE_PATH=node_modules node .../docs/screenshot_mlflow.js .../docs/mlflow.png
 //
-// CHROMIUM names the browser, PAGE the server, TABLE another table, RUN the run of the last picture.
+// CHROMIUM names the browser, TABLE another table, RUN the run of the last picture.
 // Further paths: their charts, one run.
 const { chromium } = require("playwright-core");
 
-const page_of = process.env.PAGE || "http://127.0.0.1:5000";
+const runs =
+  process.env.PAGE || "http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning";
 const table = process.env.TABLE || "table1";
 const one = process.env.RUN || "refcoco_vit_l";
 const [list, charts, run] = process.argv.slice(2);
@@ -20,16 +21,12 @@ const [list, charts, run] = process.argv.slice(2);
   });
   const page = await browser.newPage({ viewport: { width: 1400, height: 760 } });
   const settle = () => page.waitForTimeout(6000);
-  await page.goto(`${page_of}/#/experiments`);
+  await page.goto(runs);
   await settle();
   // The assistant's panel, open at the first visit.
   await page.mouse.click(1363, 35);
-  await page.getByText("Model training").first().click();
-  await page.getByText("mmnet mini").first().click();
-  await settle();
-  const runs = page.url().split("?")[0];
   const view = async (more) => {
-    await page.goto(`${runs}?viewStateShareKey=${table}${more}`);
+    await page.goto(`${runs}&viewStateShareKey=${table}${more}`);
     await page.reload();
     await settle();
   };

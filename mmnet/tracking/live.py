@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from mmnet.config.identity import Identity
-from mmnet.config.paths import WORK, Paths, RunPaths
+from mmnet.config.paths import Paths, RunPaths
 from mmnet.config.schema import Config, Params
 from mmnet.config.tables import rows_of_run
 from mmnet.runtime.errors import MMNetError, Stopped, TrackingError
 from mmnet.runtime.files import read_json
 from mmnet.runtime.progress import say
-from mmnet.tracking.record import Status, begin, note_end, note_epochs, published, read
+from mmnet.tracking.record import IDENTITY, Status, begin, note_end, note_epochs, published, read
 from mmnet.tracking.store import Store, silence_mlflow
 
 WAIT = 20.0
@@ -86,10 +86,10 @@ class _Recorder:
         seen, is_over = -1, False
         while not is_over:
             is_over = self.is_over.wait(0 if seen == -1 else LOOK_EVERY)
-            changed = _changed(self.work.metrics)
-            if changed == seen and not is_over:
+            path, before = self.work.metrics, seen
+            seen = path.stat().st_mtime_ns if path.exists() else 0
+            if seen == before and not is_over:
                 continue
-            seen = changed
             try:
                 note_epochs(self.work, self.identity)  # also where MLflow fails
                 if not self.has_failed:
@@ -105,7 +105,7 @@ class _Recorder:
         run_id, report = self.store.send(record)
         if run_id is None:
             raise TrackingError(f"{self.run.name}: {report}.")
-        if self.monitor is None and is_training:
+        if self.monitor is None and record.status == "RUNNING":
             self.monitor = _system_metrics(self.store.uri, run_id)
         elif self.monitor is not None and not is_training:
             self.monitor.finish()
@@ -129,51 +129,49 @@ def sync_all(paths: Paths, folders: list[Path], params: Params) -> Store:
         TrackingError: the store cannot be used, or a folder is not a run folder; or a run's files
             are damaged, when all others are sent.
     """
-    chosen = {_run_in(folder, paths) for folder in folders}
+    runs = [_run_in(folder, paths) for folder in folders] or _all_runs(paths)
     store = Store(paths.root)
     problems: list[TrackingError] = []
-    for run, identity in _trainings(paths, {run.profile for run in chosen}):
-        if chosen and run not in chosen:
-            continue
+    for run in runs:
+        is_known = run.experiment in params.experiments and run.profile == params.profile
+        config = params.resolve(run.experiment, int(run.seed)) if is_known else None
+        tables = rows_of_run(config, params) if config else None
         try:
-            if identity is None:
-                raise TrackingError(f"{run.identity}: missing or damaged; pull or train it again.")
-            record = read(run, identity, tables=_tables(run, params))
+            records = [read(run, identity, tables=tables) for identity in _trainings(run)]
         except TrackingError as error:
             say(f"{run.name}: {error}")
             problems.append(error)
         else:
-            say(f"{run.name} ({identity.id}): {store.send(record)[1]}")
+            for record in records:
+                say(f"{run.name} ({record.tags[IDENTITY][:8]}): {store.send(record)[1]}")
     if problems:
         raise problems[0]
     return store
 
 
-def _tables(run: RunPaths, params: Params) -> list[dict[str, str]] | None:
-    """Return the tables that a run serves by params.yaml; None if that does not have it."""
-    if run.experiment not in params.experiments or run.profile != params.profile:
-        return None
-    return rows_of_run(params.resolve(run.experiment, int(run.seed)), params)
+def _all_runs(paths: Paths) -> list[RunPaths]:
+    """Return the runs that were trained here or have results here."""
+    abouts = [read_json(work.about) for work in paths.works]
+    found = {paths.run(about["experiment"], about["seed"]) for about in abouts if about}
+    published = paths.root.glob(str(RunPaths(paths.profile, "*", "*").metrics))
+    return sorted(found | {_run_in(path.parent, paths) for path in published}, key=str)
 
 
-def _trainings(paths: Paths, profiles: set[str]) -> list[tuple[RunPaths, Identity | None]]:
-    """Return all trainings of a profile: those that worked here, and those published here."""
-    found: dict[tuple[RunPaths, str | None], Identity | None] = {}
-    for profile in profiles or {paths.profile}:
-        of_profile = Paths(profile, paths.root)
-        for work in of_profile.works:
-            about = read_json(work.about)
-            if identity := Identity.from_dict(about.get("identity")):
-                run = of_profile.run(about["experiment"], about["seed"])
-                found[run, identity.digest] = identity
-        for metrics in sorted(
-            of_profile.run("*", "*").folder.parents[1].glob("*/seed*/metrics.jsonl")
-        ):
-            if metrics.parts[-3] != WORK:
-                run = _run_in(metrics.parent, of_profile)
-                identity = published(run)
-                found[run, identity.digest if identity else None] = identity
-    return [(run, found[run, digest]) for run, digest in sorted(found, key=str)]
+def _trainings(run: RunPaths) -> list[Identity]:
+    """Return the trainings of a run: the published one, and those that work here.
+
+    Raises:
+        TrackingError: there is none.
+    """
+    files = [run.identity, *(work.about for work in Paths(run.profile, run.root).works)]
+    found = {}
+    for about in map(read_json, files):
+        identity = Identity.from_dict(about.get("identity"))
+        if identity and (about["experiment"], about["seed"]) == (run.experiment, run.seed):
+            found[identity.digest] = identity
+    if not found:
+        raise TrackingError(f"{run.identity}: missing or damaged; pull or train the run again.")
+    return list(found.values())
 
 
 def _run_in(folder: Path, paths: Paths) -> RunPaths:
@@ -198,14 +196,6 @@ def _system_metrics(uri: str, run_id: str) -> Any:
     monitor = Monitor(run_id, sampling_interval=SAMPLE_EVERY, resume_logging=True, tracking_uri=uri)
     monitor.start()
     return monitor
-
-
-def _changed(path: Path) -> int:
-    """Return when a file changed, in ns; 0 where there is none."""
-    try:
-        return path.stat().st_mtime_ns
-    except FileNotFoundError:
-        return 0
 
 
 def _text(error: Exception) -> str:

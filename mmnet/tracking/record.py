@@ -66,14 +66,17 @@ class Record:
 def begin(
     config: Config, run: RunPaths, identity: Identity, tables: list[dict[str, str]], device: Any
 ) -> None:
-    """Note where a training runs; of one that resumes or is published again, keep what is noted.
+    """Note where a training runs; of one that resumes, or is published again, keep what is noted.
 
     Raises:
         MMNetError: another process works in its folder, or it cannot be written.
     """
     work = run.work(identity)
     with locked(work.folder):
-        old = noted(work, identity) or {
+        old = noted(work, identity)
+        if work.finished.is_file() and not old:
+            return  # trained unnoted, and not here and now
+        record = old or {
             "identity": identity.digest,
             "started": milliseconds(),
             "git": revision(Path()),
@@ -81,9 +84,9 @@ def begin(
             "device": describe_device(device),
             "epochs": [],
         }
-        ended = old.get("ended") if work.finished.is_file() else None
-        config_values = config.model_dump(mode="json")
-        write_json(work.record, old | {"config": config_values, "tables": tables, "ended": ended})
+        record |= {"config": config.model_dump(mode="json"), "tables": tables}
+        record["ended"] = record.get("ended") if work.finished.is_file() else None
+        write_json(work.record, record)
         note_epochs(work, identity)
 
 
@@ -144,6 +147,7 @@ def _read(
     metrics = run.metrics if is_published and not work.metrics.is_file() else work.metrics
     lines = _lines(metrics)
     scores = _scores(run, work, identity) if is_published else {}
+    scored = modified(run.scores) if scores else 0
     times_of = (metrics, run.identity, work.about, work.record)
     time = modified(next(path for path in times_of if path.is_file()))
     started, times = record.get("started", time), record.get("epochs", [])[: len(lines)]
@@ -170,7 +174,7 @@ def _read(
         tables=tables,
         params={key: str(value) for key, value in flat(identity.values).items()},
         tags=tags,
-        points=[*_epoch_points(lines, times), *_score_points(run, scores)],
+        points=_points(lines, times, scores.get("splits", {}), scored),
         artifacts=artifacts | {name: path.read_bytes() for name, path in files.items()},
     )
 
@@ -225,22 +229,18 @@ def _tags(
     return tags
 
 
-def _epoch_points(lines: list[dict[str, Any]], times: list[int]) -> list[Point]:
-    points = []
+def _points(
+    lines: list[dict[str, Any]], times: list[int], splits: dict[str, Any], scored: int
+) -> list[Point]:
+    """Return the values of the epochs' lines, and of the scores, each with its time in ms."""
+    found = []
     for line, at in zip(lines, times, strict=True):
         values = {"train/loss": line["loss"], "train/lr": line["lr"]}
         values |= {metric_name("val per epoch", key): value for key, value in line["val"].items()}
-        points += [Point(key, value, at, line["epoch"]) for key, value in values.items()]
-    return points
-
-
-def _score_points(run: RunPaths, scores: dict[str, Any]) -> list[Point]:
-    # Of one step in all runs: MLflow draws them as bars, one beside the other.
-    return [
-        Point(metric_name(split, metric), value, modified(run.scores), 0)
-        for split, values in scores.get("splits", {}).items()
-        for metric, value in values.items()
-    ]
+        found += [Point(key, value, at, line["epoch"]) for key, value in values.items()]
+    for split, values in splits.items():
+        found += [Point(metric_name(split, key), value, scored, 0) for key, value in values.items()]
+    return found
 
 
 def _scores(run: RunPaths, work: WorkPaths, identity: Identity) -> dict[str, Any]:
