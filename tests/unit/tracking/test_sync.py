@@ -15,7 +15,7 @@ from mmnet.config.load import load_params
 from mmnet.config.schema import Params
 from mmnet.config.tables import TABLES
 from mmnet.runtime.errors import TrackingError
-from mmnet.runtime.files import write_json
+from mmnet.runtime.files import locked, write_json
 from mmnet.tracking import live
 from mmnet.tracking.provenance import check_clean, revision
 from mmnet.tracking.record import begin, note_end, note_epochs
@@ -73,6 +73,20 @@ def test_a_run_pulled_from_elsewhere_is_the_run_that_its_training_recorded(
         )
         assert_holds(store, run)
         shutil.rmtree(work.folder, ignore_errors=True)
+
+
+def test_a_training_whose_process_is_gone_is_killed_not_running(tiny: Tiny, project: Path) -> None:
+    store, run, identity = Store(project), run_of(tiny.config), identity_of(tiny.config)
+    work = run.work(identity)
+    about = {"experiment": run.experiment, "seed": run.seed, "identity": identity.as_dict()}
+    write_json(work.about, about)
+    begin(tiny.config, run, identity, [], CPU)
+    with locked(work.folder):
+        sync(tiny)
+        assert [run.info.status for run in runs_in(store, "tags.seed = '0'")] == ["RUNNING"]
+    work.folder.with_name(f".{work.folder.name}.lock").touch()  # which a killed process leaves
+    sync(tiny)
+    assert [run.info.status for run in runs_in(store, "tags.seed = '0'")] == ["KILLED"]
 
 
 def test_runs_may_be_a_link_and_repository_and_database_may_move(
