@@ -1,8 +1,8 @@
-"""Make the README's pictures from a finished `make all`: python docs/make_pictures.py.
+"""Make the pictures of README and docs from a finished `make all`: python docs/make_pictures.py.
 
 table1.png: results/table1.tex, typeset (needs pdflatex and pdftoppm).
-examples.png: for each data set, the val sentences at the quartiles of IoU (no taste involved):
-image, ground truth, prediction.
+examples.png: for each data set, the val sentences at the quartiles of IoU, so that none is picked
+by hand: image, ground truth, prediction.
 figure6.png: results/figure6.png.
 """
 
@@ -17,7 +17,8 @@ from PIL import Image, ImageChops
 
 from mmnet.config.load import load_params
 from mmnet.config.paths import RESULTS, Layout
-from mmnet.data.dataset import evaluation_items, read, read_image, read_mask
+from mmnet.data.dataset import evaluation_items, read_image, read_mask
+from mmnet.data.loader import read
 from mmnet.evaluate.metrics import iou
 from mmnet.evaluate.pictures import comparison, sheet
 from mmnet.evaluate.predict import load_model, predict_masks

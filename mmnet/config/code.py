@@ -25,6 +25,8 @@ _TRAINING = (
     *("train/loop.py", "train/recipe.py", "train/run_state.py", "train/step.py"),
 )
 
+_REPORT = ("config/tables.py", "report/published.csv", "report/render.py", "report/templates/*")
+
 RULES: dict[str, tuple[str, ...]] = {
     "draw_scenes": ("benchmark/language.py", "benchmark/scenes.py"),
     "prepare": ("data/prepare.py", "data/refer.py", "data/tokenizer.py", "data/unpack.py"),

@@ -130,17 +130,3 @@ def test_citation_names_the_paper() -> None:
 
 def test_ci_entry_is_executable() -> None:
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
-
-
-def test_readme_names_only_what_there_is() -> None:
-    readme = (ROOT / "README.md").read_text()
-    assert "@@" not in readme
-    pictures = re.findall(r"\]\((docs/[^)]+)\)", readme)
-    assert pictures
-    for picture in pictures:
-        assert (ROOT / picture).is_file(), picture
-    tests = "\n".join(path.read_text() for path in (ROOT / "tests").glob("*.py"))
-    for name in re.findall(r"`(test_\w+)`", readme):
-        assert f"def {name}(" in tests or (ROOT / "tests" / f"{name}.py").is_file(), name
-    for command in re.findall(r"^python -m mmnet ([\w-]+)", readme, flags=re.MULTILINE):
-        assert f'"{command}"' in (ROOT / "mmnet" / "__main__.py").read_text(), command

@@ -35,7 +35,7 @@ from mmnet.runtime.signals import Stop
 from mmnet.train import loop, step
 from support import frozen_training
 from support.tiny import ROOT
-from support.training import CPU, fit, with_train
+from support.training import CPU, fit, run_in, with_train, work_of
 
 
 def curve(folder: Path) -> list[dict[str, Any]]:
@@ -93,9 +93,9 @@ def test_two_processes_of_which_one_is_signalled_stop_together_and_go_on_to_the_
     done = in_two(tiny, with_train(tiny.config, accumulate=2), tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("a batch of 4 = 2 process(es) x 2 part(s) x 1 items, on cpu") == 1
-    assert "going on after epoch 1 and 3 steps, from" in done.stderr
+    assert "resuming after epoch 1 and 3 steps, from" in done.stderr
     assert done.stderr.count("left\n") == 2
-    assert_same_curve(curve(tmp_path), frozen)
+    assert_same_curve(curve(run_in(tmp_path, tiny.config).folder), frozen)
 
 
 @pytest.mark.parametrize(("size", "accumulate"), [(1, 1), (2, 1), (1, 4), (2, 2), (4, 1)])
@@ -108,19 +108,11 @@ def test_processes_and_parts_take_each_item_of_a_batch_once(
     shares = []
     for rank in range(size):
         stepper = step.Stepper.__new__(step.Stepper)
-        stepper.run, stepper.config, stepper.world = run, config, World(rank, size)
+        stepper.state, stepper.config, stepper.world = run, config, World(rank, size)
         shares.append([*stepper.items(3)])
     # In the order of the epoch, the fourth batch of four.
     assert [index for share in shares for index in share] == [12, 13, 14, 15]
     assert {len(share) for share in shares} == {part_size(config.train, size) * accumulate}
-
-
-def test_order_and_sentences_do_not_depend_on_processes(tiny: Any) -> None:
-    first, second = (training_items(tiny.config, tiny.table, tiny.images) for _ in range(2))
-    first.set_epoch(3)
-    second.set_epoch(1)
-    second.set_epoch(3)
-    assert (first.order == second.order).all()
 
 
 def test_indivisible_batches_are_refused_before_any_work(tiny: Any) -> None:
@@ -152,9 +144,8 @@ def test_every_sentence_is_counted_once_whatever_the_number_of_processes(
     items = evaluation_items(config, tiny.table, tiny.images, splits=config.dataset.splits)
 
     def predicted() -> pd.DataFrame:
-        return predict.predict_together(
-            model, items, config, device=CPU, shown=lambda batches, count: batches
-        )
+        batches = predict.share_of(items, config, CPU)
+        return predict.gathered(predict.predict(model, batches, threshold=0.35, device=CPU))
 
     alone = predicted()
     for size in (2, len(items) + 2):  # the last has no batch
@@ -393,9 +384,11 @@ def test_too_little_memory_says_what_to_set(
     )
 
 
-def test_how_a_run_is_computed_is_no_part_of_what_it_is(tiny: Any) -> None:
-    how = {
-        "device": "auto",
+def test_runtime_settings_are_no_part_of_what_a_training_is(tiny: Any) -> None:
+    on_gpu = with_train(tiny.config, device="auto")
+    changes = {
+        "device": "cuda",
+        "threads": 7,
         "workers": 3,
         "processes": 2,
         "accumulate": 2,
@@ -403,8 +396,13 @@ def test_how_a_run_is_computed_is_no_part_of_what_it_is(tiny: Any) -> None:
         "compile": True,
         "save_minutes": 1.0,
     }
-    assert with_train(tiny.config, **how).identity() == tiny.config.identity()
-    assert with_train(tiny.config, precision="amp").identity() != tiny.config.identity()
+    assert with_train(on_gpu, **changes).training_values() == on_gpu.training_values()
+    for config, key, value in (
+        (on_gpu, "precision", "amp"),
+        (on_gpu, "val_threshold", 0.5),
+        (tiny.config, "threads", 7),  # on the CPU, rounding depends on it
+    ):
+        assert with_train(config, **{key: value}).training_values() != config.training_values()
 
 
 def test_an_ended_process_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -505,15 +503,16 @@ def test_the_command_calls_torchrun_and_a_stopped_run_goes_on_with_fewer_process
         (data / f"{name}.parquet").symlink_to(table)
     values = tiny.params.model_dump(mode="json")
     values["profiles"]["mini"]["train"] |= {"epochs": 400, "save_minutes": 1e-9}
+    config = with_train(tiny.config, epochs=400, save_minutes=1e-9)
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
     command = [sys.executable, "-m", "mmnet", "train", "--experiment", "refcoco_vit_b"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     how: dict[str, Any] = {"cwd": tmp_path, "env": environment, "text": True}
     two = [*command, "--set", "profiles.mini.train.processes=2"]
-    run = tmp_path / paths.run("refcoco_vit_b", 0)
+    work = work_of(tiny, tmp_path, config)
     with subprocess.Popen(two, **how, stderr=subprocess.PIPE) as process:
         deadline = time.monotonic() + 120
-        while not (run / "work" / "previous.pt").exists() and time.monotonic() < deadline:
+        while not work.previous.exists() and time.monotonic() < deadline:
             time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
         said = process.communicate()[1]
@@ -522,11 +521,11 @@ def test_the_command_calls_torchrun_and_a_stopped_run_goes_on_with_fewer_process
     assert said.count("refcoco_vit_b: stopped by SIGTERM in epoch") == 1
     assert "Traceback" not in said
     assert "Warning" not in said
-    state = checkpoint.load(run / "work" / "last.pt")
+    state = checkpoint.load(work.last)
     one = subprocess.Popen(command, **how, stderr=subprocess.PIPE)
     with one as process:
         lines = iter(process.stderr.readline, "")  # type: ignore[union-attr]
-        going_on = next(line for line in lines if "going on" in line)
+        going_on = next(line for line in lines if "resuming" in line)
         process.kill()
     steps = f" and {len(state['losses'])} steps" if state["losses"] else ""
-    assert f"going on after epoch {len(state['history'])}{steps}, from" in going_on
+    assert f"resuming after epoch {len(state['history'])}{steps}, from" in going_on
