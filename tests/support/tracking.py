@@ -10,10 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import torch
 
 from mmnet.cli.parser import main
-from mmnet.config.identity import Identity, RunInputs, training_identity
+from mmnet.config.identity import Identity, training_identity
 from mmnet.config.paths import Paths, RunPaths
 from mmnet.config.schema import Config
 from mmnet.config.tables import rows_of_run
@@ -24,8 +23,8 @@ from mmnet.tracking.store import Store
 from mmnet.train import loop
 from mmnet.train.run_state import Saver
 from support.tiny import ROOT, TINY, Tiny
+from support.training import CPU, inputs_of
 
-CPU = torch.device("cpu")
 RUN = ["--experiment", "refcoco_vit_b"]
 SETTINGS = [part for override in TINY for part in ("--set", override)]
 WITH_MLFLOW = [*SETTINGS, "--set", "mlflow.enabled=true"]
@@ -33,11 +32,6 @@ WITH_MLFLOW = [*SETTINGS, "--set", "mlflow.enabled=true"]
 
 def run_of(config: Config) -> RunPaths:
     return Paths(config.profile).run(config.experiment, config.seed)
-
-
-def inputs_of(tiny: Tiny) -> RunInputs:
-    manifest = tiny.images.with_suffix(".tsv")
-    return RunInputs(table=tiny.table, images=tiny.images, manifest=manifest, weights=None)
 
 
 def seeded(tiny: Tiny, seed: int) -> Config:
@@ -147,5 +141,5 @@ def mistake(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def python(script: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, text=True
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=400
     )

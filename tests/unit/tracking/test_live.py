@@ -10,24 +10,21 @@ import torch
 
 from mmnet.cli.parser import main
 from mmnet.config.identity import flat, training_identity
-from mmnet.config.paths import Paths, RunPaths
+from mmnet.config.paths import RunPaths
 from mmnet.config.tables import rows_of_run
 from mmnet.runtime.errors import Stopped
 from mmnet.runtime.files import read_json, write_json
 from mmnet.tracking import live
 from mmnet.tracking.store import Store
-from mmnet.train import loop
 from support.mlflow_server import Hanging, Server, Unauthorised, serving
 from support.tiny import Tiny
 from support.tracking import (
-    CPU,
     RUN,
     SETTINGS,
     WITH_MLFLOW,
     after_first_epoch,
     assert_holds,
     history,
-    inputs_of,
     python,
     recorded_run,
     run_of,
@@ -38,31 +35,30 @@ from support.tracking import (
     train,
     wait_until,
 )
+from support.training import CPU, fit, inputs_of
 
 pytestmark = pytest.mark.xdist_group("tracking")  # one server, and MLflow imported once
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Paths:
-    """What trainings with seeds 0 to 2 leave without MLflow."""
-    paths, inputs = Paths("mini", tmp_path_factory.mktemp("undisturbed")), inputs_of(tiny)
-    for config in (seeded(tiny, seed) for seed in range(3)):
-        run = paths.run(config.experiment, config.seed)
-        loop.fit(config, training_identity(config, inputs), inputs=inputs, run=run, device=CPU)
-    return paths
+def undisturbed(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The root of trainings with seeds 0 to 2 without MLflow."""
+    root = tmp_path_factory.mktemp("undisturbed")
+    for seed in range(3):
+        fit(tiny, root, seeded(tiny, seed))
+    return root
 
 
-def assert_undisturbed(run: RunPaths, undisturbed: Paths) -> None:
-    other = undisturbed.run(run.experiment, run.seed)
-    assert run.checkpoint.read_bytes() == other.checkpoint.read_bytes()
-    assert run.metrics.read_bytes() == other.metrics.read_bytes()
+def assert_undisturbed(run: RunPaths, undisturbed: Path) -> None:
+    for path in (run.checkpoint, run.metrics):
+        assert path.read_bytes() == (undisturbed / path).read_bytes()
 
 
 def test_a_server_that_fails_costs_one_line_and_sync_sends_the_rest_once(
     tiny: Tiny,
     project: Path,
     server: Server,
-    undisturbed: Paths,
+    undisturbed: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -108,7 +104,7 @@ def test_a_server_that_fails_costs_one_line_and_sync_sends_the_rest_once(
 def test_a_server_that_hangs_holds_up_neither_training_nor_the_end_of_the_process(
     tiny: Tiny,
     project: Path,
-    undisturbed: Paths,
+    undisturbed: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:

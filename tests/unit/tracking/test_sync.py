@@ -22,7 +22,6 @@ from mmnet.tracking.record import begin, note_end, note_epochs
 from mmnet.tracking.store import Store, database_of, one_line
 from support.tiny import ROOT, Tiny
 from support.tracking import (
-    CPU,
     RUN,
     SETTINGS,
     assert_holds,
@@ -37,6 +36,7 @@ from support.tracking import (
     seeded,
     sync,
 )
+from support.training import CPU
 
 pytestmark = pytest.mark.xdist_group("tracking")  # MLflow imported once
 
