@@ -128,17 +128,26 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--port", type=int, help="also print the address of the runs on MLflow's page at this port"
     )
-    command = add("plan", "Print the runs of tables: FLOPs, GPU hours, memory and disk.")
-    command.add_argument(
-        "tables", metavar="TABLE", nargs="*", help=f"{', '.join(TABLES)}; default: all"
+    status = add("status", "Show what every run is doing, why it is stale, and the hours left.")
+    status.add_argument(
+        "--accept",
+        nargs="+",
+        metavar="RUN",
+        help="EXPERIMENT or EXPERIMENT/seedN: take a finished run as it is, on record, in spite of "
+        "what has changed since",
     )
-    command.add_argument(
-        "--tflops",
-        type=float,
-        default=40.0,
-        metavar="RATE",
-        help="TFLOP/s that the GPU sustains, an assumption; default: %(default)g",
-    )
+    plan = add("plan", "Print the runs of tables: FLOPs, GPU hours, memory and disk.")
+    for command in (status, plan):
+        command.add_argument(
+            "tables", metavar="TABLE", nargs="*", help=f"{', '.join(TABLES)}; default: all"
+        )
+        command.add_argument(
+            "--tflops",
+            type=float,
+            default=40.0,
+            metavar="RATE",
+            help="TFLOP/s that the GPU sustains, an assumption; default: %(default)g",
+        )
     command = add_run(
         "examples", "Write what Figure 5 shows of a run and of its twin without MMP: masks."
     )

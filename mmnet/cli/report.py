@@ -46,8 +46,8 @@ def _report_table(table: str, params: Params, paths: Paths, *, from_mlflow: bool
 
 def _existing_scores(table: str, params: Params, paths: Paths) -> list[Path]:
     """Return the score files that exist; the report names all missing runs in one message."""
-    paths = [paths.run(*run).scores for run in runs_of(table, params)]
-    return [path for path in paths if path.exists()]
+    files = [paths.run(*run).scores for run in runs_of(table, params)]
+    return [path for path in files if path.exists()]
 
 
 def curves(arguments: argparse.Namespace) -> None:

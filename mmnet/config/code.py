@@ -53,7 +53,7 @@ SHAPES_NO_NUMBER = (
     "config/*",  # values count themselves, in `Config.training_values`
     *("runtime/errors.py", "runtime/files.py", "runtime/fingerprint.py", "runtime/gpus.py"),
     *("runtime/progress.py", "runtime/signals.py"),
-    *("data/download.py", "data/transfer.py", "data/loader.py"),
+    *("data/download.py", "data/loader.py"),
     "model/checkpoint.py",
 )
 """Of the packages below `report`: files that no rule's results depend on."""

@@ -116,7 +116,7 @@ def locked(path: Path) -> Iterator[None]:
     Raises:
         MMNetError: another process holds it.
     """
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    lock = _lock_of(path)
     try:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -131,3 +131,21 @@ def locked(path: Path) -> Iterator[None]:
         # While it is held: later, it could be another process's.
         Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds a file or folder; writes nothing."""
+    lock = _lock_of(path)
+    if not Path(lock.lock_file).exists():
+        return False
+    try:
+        with lock.acquire(timeout=0):
+            return False  # a killed process left the file
+    except Timeout:
+        return True
+    except OSError:
+        return False
+
+
+def _lock_of(path: Path) -> FileLock:
+    return FileLock(path.with_name(f".{path.name}.lock"))

@@ -53,6 +53,14 @@ def readable(count: float) -> str:
     return f"{count / divisor:.1f} {unit}"
 
 
+def duration(seconds: float) -> str:
+    """Return a time in the unit that fits it: 23.1 h."""
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 def track(
     items: Iterable[T],
     *,

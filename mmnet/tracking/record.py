@@ -159,6 +159,9 @@ def _read(
     files = {"metrics.jsonl": metrics} if metrics.is_file() else {}
     tags = _tags(run, identity, record, scores) | {table["name"]: table["row"] for table in tables}
     tags["tables"] = ", ".join(table["name"] for table in tables) or "none"
+    about = read_json(work.about if work.about.is_file() else run.identity)
+    if accepted := about.get("accepted"):  # trained with other values or code than these
+        tags["accepted"] = "; ".join(text for past in accepted for text in past["differences"])
     if is_published and run.checkpoint.is_file():
         tags["checkpoint.path"] = str(run.checkpoint)
         tags["checkpoint.sha256"] = checksum(run.checkpoint)

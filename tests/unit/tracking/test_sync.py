@@ -15,7 +15,7 @@ from mmnet.config.load import load_params
 from mmnet.config.schema import Params
 from mmnet.config.tables import TABLES
 from mmnet.runtime.errors import TrackingError
-from mmnet.runtime.files import locked, write_json
+from mmnet.runtime.files import locked, read_json, write_json
 from mmnet.tracking import live
 from mmnet.tracking.provenance import check_clean, revision
 from mmnet.tracking.record import begin, note_end, note_epochs
@@ -45,12 +45,15 @@ def test_a_run_pulled_from_elsewhere_is_the_run_that_its_training_recorded(
     tiny: Tiny, project: Path
 ) -> None:
     run = pull(tiny.config, epochs=2)
+    accepted = [{"from": "0", "differences": ["train.lr 1 -> 2", "mmnet/train/loop.py changed"]}]
+    write_json(run.identity, read_json(run.identity) | {"accepted": accepted})
     sync(tiny)
     store = Store(project)
     assert_holds(store, run)
     pulled = recorded_run(store, run)
     assert "device" not in pulled.data.tags
     assert "recorded" not in pulled.data.tags
+    assert pulled.data.tags["accepted"] == "train.lr 1 -> 2; mmnet/train/loop.py changed"
 
     # Where it was trained, the same is sent to the same store, and then pulled once more.
     identity = identity_of(tiny.config)
