@@ -34,11 +34,16 @@ all: $(INSTALLED) ## all tables, figures and claims, and, where LaTeX is, result
 report: all ## results/report.html: all of it, with parameters and run times, in one page
 	$(RUN) snakemake --use-conda --report results/report.html
 
+# A server that MLFLOW_TRACKING_URI names runs already; a database gets one, artifacts beside it.
 ui: .venv/installed ## MLflow's page of all runs; PORT=5001 where 5000 is taken
-	$(RUN) python -m mmnet mlflow-sync
-	@echo 'In a browser: http://127.0.0.1:$(PORT); there choose "Model training" at the left.'
-	$(RUN) MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui \
-		--backend-store-uri "sqlite:///$(CURDIR)/mlflow.db" --workers 1 --port $(PORT)
+	@page=$$($(RUN) python -m mmnet mlflow-sync --port $(PORT)) || exit 1; \
+	echo "In a browser: $$page"; \
+	uri=$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}; \
+	case "$$uri" in http*) exit ;; esac; \
+	path=$${uri#*:///}; \
+	$(RUN) MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false \
+		mlflow ui --workers 1 --port $(PORT) --backend-store-uri "$$uri" \
+		--artifacts-destination "$$(dirname "$${path%%\?*}")/mlartifacts"
 
 test: .venv/installed-dev ## install the test tools too, and run the tests
 	$(RUN) pytest -n 2 --dist loadgroup

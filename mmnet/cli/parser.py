@@ -125,6 +125,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="runs/PROFILE/EXPERIMENT/seedN; default: all",
     )
+    command.add_argument(
+        "--port", type=int, help="also print the address of the runs on MLflow's page at this port"
+    )
     status = add("status", "Show what every run is doing, why it is stale, and the hours left.")
     status.add_argument(
         "--accept",

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from mmnet.cli.common import known_name, load
-from mmnet.config.tables import TABLES, rows_of_run
+from mmnet.config.tables import TABLES
 from mmnet.runtime.errors import ConfigError, MMNetError
 
 
@@ -60,10 +60,12 @@ def describe(arguments: argparse.Namespace) -> None:
 
 
 def mlflow_sync(arguments: argparse.Namespace) -> None:
-    from mmnet.tracking.sync import sync_all
+    from mmnet.tracking.live import sync_all
 
     params, paths = load(arguments)
-    sync_all(paths, arguments.folders, params=params, rows_of_run=rows_of_run)
+    store = sync_all(paths, arguments.folders, params)
+    if arguments.port:
+        print(store.page(paths.profile, f"http://127.0.0.1:{arguments.port}"))
 
 
 def _check_ledger(arguments: argparse.Namespace) -> None:

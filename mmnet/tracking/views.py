@@ -1,15 +1,15 @@
-"""Saved views of MLflow's list of runs, one for each table: its runs, and the columns that matter.
+"""Saved views of MLflow's list of runs, one per table: its runs, with the columns that it shows.
 
-MLflow has no call for these; they are tags of the experiment, as its page writes them.
+MLflow has no call for these: they are tags of the experiment, as its page writes them.
 """
 
 import json
 
-from mmnet.tracking.record_names import metric_name
+from mmnet.tracking.record import metric_name
 
 
 def saved_view(table: dict[str, str], now: int) -> tuple[str, str]:
-    """Return the tag, key and value, that makes a table's view."""
+    """Return the tag, key and value, of a table's view; `now` in milliseconds."""
     name, shown = table["name"], table["shown"].split()
     splits: tuple[str, ...] = ("testA",)
     metrics: tuple[str, ...] = ("mIoU", "oIoU", "Pr@0.5", "Pr@0.7", "Pr@0.9")
@@ -20,7 +20,7 @@ def saved_view(table: dict[str, str], now: int) -> tuple[str, str]:
     columns += [f"metrics.`{metric_name(split, metric)}`" for split in splits for metric in metrics]
     state = {
         "searchFilter": f"tags.tables ILIKE '%{name}%'",
-        # Sorted by creation, its runs would hide under the table that is first of theirs.
+        # Sorted by creation, runs would hide under the first table that they serve.
         "orderByKey": "metrics.`testA/mIoU`" if shown else "tags.`dataset`",
         "orderByAsc": not shown,
         "selectedColumns": columns,
