@@ -10,10 +10,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mmnet.cli.common import computing, known_tower, load, load_run, shared_out
+from mmnet.cli.common import computing, known_tower, launched, load, load_run
 from mmnet.config.tables import rows_of_run
 from mmnet.runtime.errors import ConfigError
-from mmnet.runtime.progress import FIRST
+from mmnet.runtime.launcher import is_first
 
 
 def pretrain(arguments: argparse.Namespace) -> None:
@@ -44,7 +44,7 @@ def train(arguments: argparse.Namespace) -> int | None:
     config, layout = load_run(arguments)
     if params.mlflow.require_clean:
         check_clean(Path())
-    if (code := shared_out(config, arguments.device)) is not None:
+    if (code := launched(arguments, config)) is not None:
         return code
     if config.tower.pretrained == "openai":
         tower = config.tower_name
@@ -58,7 +58,7 @@ def train(arguments: argparse.Namespace) -> int | None:
             "device": device,
         }
         # Of several processes, the first records.
-        is_recorded = params.mlflow.enabled and FIRST
+        is_recorded = params.mlflow.enabled and is_first()
         tables = rows_of_run(config, params)
         with (
             recorded(config, layout, tables=tables, **inputs)
@@ -75,7 +75,7 @@ def predict(arguments: argparse.Namespace) -> int | None:
     from mmnet.evaluate.preview import write_predictions
 
     config, layout = load_run(arguments)
-    if (code := shared_out(config, arguments.device)) is not None:
+    if (code := launched(arguments, config)) is not None:
         return code
     rows = layout.rows(config.experiment, config.seed)
     with computing(arguments.device, config.train) as device:
@@ -86,7 +86,7 @@ def predict(arguments: argparse.Namespace) -> int | None:
             "device": device,
         }
         predict_splits(config, output=rows, **inputs)
-        if FIRST:
+        if is_first():
             picture = layout.predictions(config.experiment, config.seed)
             write_predictions(config, rows=rows, output=picture, **inputs)
     return None

@@ -78,12 +78,12 @@ def fit(
             for left in (*folder.glob(".*.tmp"), *work.glob(".*.tmp")):
                 left.unlink()  # of a run killed while it wrote
         # The first process looks, once the lock is its own: the others see what it saw.
-        if world.first(world.is_first and is_finished(work, identity)):
+        if world.broadcast(world.is_first and is_finished(work, identity)):
             say(f"{folder}: this very run is finished; published again")
             if world.is_first:
                 publish(work, folder)
             return
-        last = world.first(resumable(work, identity) if world.is_first else None)
+        last = world.broadcast(resumable(work, identity) if world.is_first else None)
         torch.manual_seed(config.seed)
         model = build_model(config.model, config.tower, weights=weights).to(device)
         run = start(model, config.train, device)
@@ -122,7 +122,7 @@ def fit(
                     keep_best()
             except Interruption:
                 keep()
-                world.first(None)  # torchrun would end the first one's saving with the others
+                world.broadcast(None)  # torchrun would end the first one's saving with the others
                 number = stop.signal or signal.SIGTERM
                 raise Stopped(
                     f"{config.experiment}: stopped by {signal.Signals(number).name} in epoch "
