@@ -39,9 +39,8 @@ def take_for(device: str, count: int) -> contextlib.AbstractContextManager[list[
 def take(count: int) -> Iterator[list[str]]:
     """Wait until `count` GPUs are free, hold them, and hide all others from CUDA.
 
-    Call it before CUDA is initialised, which reads the environment once. Where
-    CUDA_VISIBLE_DEVICES is set, by Slurm or by the user, only those GPUs are taken. Yields their
-    UUIDs; none where nvidia-smi lists no GPU.
+    CUDA reads CUDA_VISIBLE_DEVICES once, when it is initialised: call this before. GPUs that Slurm
+    or the user hid with it are not taken. Yields UUIDs; none where nvidia-smi lists no GPU.
 
     Raises:
         MMNetError: there are GPUs, but fewer than `count`.
@@ -61,17 +60,17 @@ def take(count: int) -> Iterator[list[str]]:
     with contextlib.ExitStack() as locks:
         with writing(LOCKS):
             LOCKS.mkdir(mode=0o700, exist_ok=True)
-            gpus = _lock(known, count, locks)
-        if not gpus:
-            say(
-                f"waiting for {count} of {len(known)} GPUs, which other processes hold "
-                f"(fuser -v {LOCKS}/*)"
-            )
-        while not gpus:
-            time.sleep(RETRY_EVERY)
-            gpus = _lock(known, count, locks)
+            is_waiting = False
+            while not (gpus := _lock(known, count, locks)):
+                if not is_waiting:
+                    say(
+                        f"waiting for {count} of {len(known)} GPUs (fuser -v {LOCKS}/* lists users)"
+                    )
+                is_waiting = True
+                time.sleep(RETRY_EVERY)
         say(f"using {', '.join(gpus)}")
-        locks.enter_context(_environment({VISIBLE: ",".join(gpus), HELD: ",".join(gpus)}))
+        os.environ[VISIBLE] = os.environ[HELD] = ",".join(gpus)
+        locks.callback(os.environ.pop, HELD)  # VISIBLE stays: CUDA does not read it again
         yield gpus
 
 
@@ -82,13 +81,13 @@ def visible() -> list[str]:
         MMNetError: CUDA_VISIBLE_DEVICES holds numbers that may mean other GPUs to CUDA.
     """
     installed = _installed()
-    given = os.environ.get(VISIBLE)
+    uuids, given = list(installed), os.environ.get(VISIBLE)
     if given is None:
-        return list(installed)
+        return uuids
     names = [name.strip() for name in given.split(",")]
-    # By default CUDA counts the fastest GPU first, nvidia-smi always counts by PCI bus.
-    is_ambiguous = len({*installed.values()}) > 1 and os.environ.get(ORDER) != "PCI_BUS_ID"
-    if is_ambiguous and any(name.isdecimal() for name in names):
+    # By default CUDA counts the fastest GPU first, nvidia-smi always by PCI bus.
+    is_mixed = len({*installed.values()}) > 1 and os.environ.get(ORDER) != "PCI_BUS_ID"
+    if is_mixed and any(name.isdecimal() for name in names):
         raise MMNetError(
             f"{VISIBLE}={given}: the GPUs here are of several models, which CUDA and nvidia-smi "
             f"count differently. Set {ORDER}=PCI_BUS_ID, or give UUIDs (nvidia-smi -L)."
@@ -96,11 +95,9 @@ def visible() -> list[str]:
     gpus: list[str] = []
     for name in names:
         # An index, a UUID or the beginning of one. CUDA ignores all that follows an unknown name.
-        if name.isdecimal():
-            matches = [*installed][int(name) :][:1]
-        else:
-            matches = [uuid for uuid in installed if name and uuid.startswith(name)]
-        if len(matches) != 1:
+        is_index = name.isdecimal()
+        matches = uuids[int(name) :][:1] if is_index else [u for u in uuids if u.startswith(name)]
+        if len(matches) != 1 or not name:
             break
         gpus += matches
     return list(dict.fromkeys(gpus))
@@ -129,17 +126,3 @@ def _lock(known: list[str], count: int, locks: contextlib.ExitStack) -> list[str
                 locks.push(attempt.pop_all())
                 return gpus
     return []
-
-
-@contextlib.contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ |= values
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

@@ -1,7 +1,7 @@
-"""Running one command in several processes by torchrun, and saying once why they ended.
+"""Running one command in several processes by torchrun, and reporting once why they ended.
 
-A process that `launch` started writes its error to torchrun's error file. `launch` reads these
-files and raises the error that caused the others.
+A process that `launch` started writes its error to torchrun's error file; `launch` raises the one
+that caused the others.
 """
 
 import logging
@@ -64,14 +64,14 @@ def is_recorded(error: MMNetError) -> bool:
 
 
 def launch(arguments: list[str], processes: int, *, threads: int) -> int:
-    """Run `mmnet ARGUMENTS` in several processes; return 0, or the exit code of a traceback.
+    """Run `mmnet ARGUMENTS` in several processes; return the exit code.
 
     Raises:
         MMNetError: the error that caused the others, with the exit code of its process.
     """
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     # DDP would warn that it looked for unused parameters and found none.
@@ -84,39 +84,30 @@ def launch(arguments: list[str], processes: int, *, threads: int) -> int:
         try:
             run.run(run.parse_args([*options, "-m", "mmnet", *arguments]))
         except ChildFailedError as error:
-            return _exit_code(error.failures, processes)
+            return _raise_cause(error.failures)
         except SignalException as error:
             code = 128 + error.sigval
-            failures = _failures(Path(folder), code)
-            return _exit_code(failures, processes) if failures else code
+            files = Path(folder).glob("**/error.json")  # torchrun does not read them then
+            failures = [ProcessFailure(int(f.parent.name), 0, code, str(f)) for f in files]
+            return _raise_cause({f.local_rank: f for f in failures}) if failures else code
     return 0
 
 
-def _failures(folder: Path, code: int) -> dict[int, "ProcessFailure"]:
-    """Read the error files, as torchrun does unless a signal ends it."""
-    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
-
-    ranks = {int(path.parent.name): path for path in folder.glob("**/error.json")}
-    return {rank: ProcessFailure(rank, 0, code, str(path)) for rank, path in ranks.items()}
-
-
-def _exit_code(failures: Mapping[int, "ProcessFailure"], processes: int) -> int:
-    """Return the exit code of the failure that caused the others, whose traceback has been shown.
-
-    Raises:
-        MMNetError: an error with a line of its own, or a signal, was the cause.
-    """
-    rank, cause = min(failures.items(), key=lambda item: (_order(item[1]), item[0]))
-    code = cause.exitcode
+def _raise_cause(failures: Mapping[int, "ProcessFailure"]) -> int:
+    """Raise the error that caused the others; where it has a traceback, return its exit code."""
+    # torchrun may have ended a process (exit code < 0) that had recorded its error.
+    rank, cause = min(
+        failures.items(), key=lambda item: (_order(item[1]), item[1].exitcode < 0, item[0])
+    )
     if recorded := _recorded(cause):
-        raise MMNetError(recorded[1], code if code > 0 else 1)
-    if code < 0:
+        raise MMNetError(recorded[1], max(cause.exitcode, 1))
+    if cause.exitcode < 0:
         raise MMNetError(
-            f"process {rank + 1} of {processes} was ended by {cause.signal_name()}. Run the same "
-            "command again to resume.",
-            128 - code,
+            f"process {rank} was ended by {cause.signal_name()}. Run the same command again to "
+            "resume.",
+            128 - cause.exitcode,
         )
-    return code
+    return cause.exitcode
 
 
 def _recorded(failure: "ProcessFailure") -> tuple[str, str] | None:
@@ -128,11 +119,10 @@ def _recorded(failure: "ProcessFailure") -> tuple[str, str] | None:
     return kind, line
 
 
-def _order(failure: "ProcessFailure") -> tuple[int, bool]:
+def _order(failure: "ProcessFailure") -> int:
     """Return a failure's place in the order from causes to consequences."""
-    is_killed = failure.exitcode < 0  # with an error recorded, while it was ending
     if recorded := _recorded(failure):
-        return {"Stopped": 1, LostPeersError.__name__: 4}.get(recorded[0], 0), is_killed
+        return 3 if recorded[0] == LostPeersError.__name__ else 0
     if failure.exitcode == -signal.SIGTERM:
-        return 5, is_killed  # torchrun ended it because another one had failed
-    return 2 if is_killed else 3, is_killed
+        return 4  # by torchrun, because another process had failed
+    return 1 if failure.exitcode < 0 else 2

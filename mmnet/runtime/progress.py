@@ -23,8 +23,7 @@ def say(message: str) -> None:
 
 def readable(count: float) -> str:
     """Return a number of bytes in a suitable unit: 13.5 GB."""
-    divisor, unit = _byte_unit(count)
-    return f"{count / divisor:.1f} {unit}"
+    return f"{count / _unit(count)[0]:.1f} {_unit(count)[1]}"
 
 
 def track(
@@ -63,25 +62,19 @@ def track(
         if now - last >= LINE_EVERY or done == total:
             last = now
             rate = (done - before) / max(now - start, 1e-9)
-            message = f"{name}: {_so_far(done, total, unit)}, {_rate(rate, unit)}"
+            speed = readable(rate) if unit == "B" else f"{rate:.1f} {unit}"
+            message = f"{name}: {_so_far(done, total, unit)}, {speed}/s"
             if total is not None and rate:
                 message += f", {(total - done) / rate:.0f} s left"
             say(f"{message} {state()}".rstrip())
 
 
-def _byte_unit(count: float) -> tuple[float, str]:
+def _unit(count: float) -> tuple[float, str]:
     units = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B"))
     return next((unit for unit in units if count >= unit[0]), units[-1])
 
 
 def _so_far(done: int, total: int | None, unit: str) -> str:
-    if unit != "B":
-        return str(done) if total is None else f"{done}/{total}"
     if total is None:
-        return readable(done)
-    divisor, unit = _byte_unit(total)
-    return f"{done / divisor:.1f}/{total / divisor:.1f} {unit}"
-
-
-def _rate(rate: float, unit: str) -> str:
-    return f"{readable(rate)}/s" if unit == "B" else f"{rate:.1f} {unit}/s"
+        return readable(done) if unit == "B" else str(done)
+    return f"{done / _unit(total)[0]:.1f}/{readable(total)}" if unit == "B" else f"{done}/{total}"
