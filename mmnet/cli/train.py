@@ -8,12 +8,12 @@ import argparse
 import contextlib
 from pathlib import Path
 
-from mmnet.cli.common import computing, known_tower, load, load_run, shared_out
+from mmnet.cli.common import computing, known_tower, launched, load, load_run
 from mmnet.config.identity import Identity, RunInputs, training_identity
 from mmnet.config.schema import Config, Params
 from mmnet.config.tables import rows_of_run
 from mmnet.runtime.errors import ConfigError, DataError
-from mmnet.runtime.progress import FIRST
+from mmnet.runtime.launcher import is_first
 
 
 def pretrain(arguments: argparse.Namespace) -> None:
@@ -43,10 +43,10 @@ def train(arguments: argparse.Namespace) -> int | None:
     config, paths, run = load_run(arguments)
     if params.mlflow.require_clean:
         check_clean(Path())
-    if (code := shared_out(config, arguments.device)) is not None:
+    if (code := launched(arguments, config)) is not None:
         return code
     inputs = paths.inputs(config)
-    identity = _checked_identity(config, inputs, params) if FIRST else None
+    identity = _checked_identity(config, inputs, params) if is_first() else None
     with computing(arguments.device, config.train) as device, contextlib.ExitStack() as recording:
         if params.mlflow.enabled and identity:  # of several processes, the first records
             tables = rows_of_run(config, params)
@@ -73,12 +73,12 @@ def predict(arguments: argparse.Namespace) -> int | None:
     from mmnet.evaluate.preview import write_predictions
 
     config, paths, run = load_run(arguments)
-    if (code := shared_out(config, arguments.device)) is not None:
+    if (code := launched(arguments, config)) is not None:
         return code
     checkpoint, inputs = arguments.checkpoint or run.checkpoint, paths.inputs(config)
     with computing(arguments.device, config.train) as device:
         predict_splits(config, inputs, checkpoint=checkpoint, output=run.rows, device=device)
-        if FIRST:
+        if is_first():
             write_predictions(config, inputs, checkpoint=checkpoint, run=run, device=device)
     return None
 

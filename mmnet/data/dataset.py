@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -87,7 +88,8 @@ class TrainItems(Dataset[Item]):
         max_length: int,
     ) -> None:
         rows = read_table(table, ["train"])
-        self.records = list(rows.itertuples(index=False))
+        # Not itertuples: where readers are not forked (macOS), items are pickled.
+        self.records = [SimpleNamespace(**row) for row in rows.to_dict("records")]  # type: ignore[arg-type]
         self.images, self.seed = images, seed
         self.image_size, self.resize = image_size, resize
         self.tokens, self.num_cut = tokenize(list(rows["sentence"]), max_length)

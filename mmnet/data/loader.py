@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Subset, get_worker_info
 
 from mmnet.data.dataset import Item, stack_images
 from mmnet.runtime.errors import DataError
+from mmnet.runtime.system import cpu_count, start_method, stop_signals
 
 
 class _Watched(Dataset[Any]):
@@ -43,7 +44,7 @@ class _Watched(Dataset[Any]):
 
 def _leave_signals(worker: int) -> None:
     """Ignore what a queue sends to all processes of a job: the training process handles it."""
-    for number in (signal.SIGTERM, signal.SIGUSR1):
+    for number in stop_signals():
         signal.signal(number, signal.SIG_IGN)
 
 
@@ -71,7 +72,7 @@ def read(
     """
     collate: Callable[[Any], Any] = _stack if batch_size else _as_is
     # Items do not depend on the number, and more than there are cores would only wait.
-    workers = min(workers, len(os.sched_getaffinity(0)))
+    workers = min(workers, cpu_count())
     watched = _Watched(items, workers)
     loader: DataLoader[Any] = DataLoader(
         watched,
@@ -81,6 +82,7 @@ def read(
         collate_fn=collate,
         pin_memory=pinned,
         worker_init_fn=_leave_signals,
+        multiprocessing_context=start_method() if workers else None,
     )
     others = multiprocessing.active_children()
     readers: list[Any] = []
