@@ -52,7 +52,7 @@ RULES: dict[str, tuple[str, ...]] = {
 SHAPES_NO_NUMBER = (
     "config/*",  # values count themselves, in `Config.training_values`
     *("runtime/errors.py", "runtime/files.py", "runtime/fingerprint.py", "runtime/gpus.py"),
-    *("runtime/progress.py", "runtime/signals.py"),
+    *("runtime/launcher.py", "runtime/progress.py", "runtime/signals.py", "runtime/system.py"),
     *("data/download.py", "data/loader.py"),
     "model/checkpoint.py",
 )
