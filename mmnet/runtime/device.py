@@ -60,6 +60,7 @@ def prepare(name: str, *, threads: int, tf32: bool | None = None) -> torch.devic
         reason = str(error).splitlines()[0]
         raise ConfigError(f"--device {name}: {reason}. Choose another, or none.") from None
     if device.type == "cuda":
+        device = torch.device("cuda", device.index or 0)  # torch takes no GPU without a number
         torch.cuda.set_device(device)
     return device
 

@@ -136,11 +136,15 @@ def test_predictions_are_those_of_the_cpu(tiny: Any, cuda: torch.device) -> None
 
 
 def test_too_little_memory_says_what_to_set(tiny: Any, cuda: torch.device) -> None:
+    model = build_model(tiny.config.model, tiny.config.tower, weights=None).to(cuda).train()
+    state = step.start(model, tiny.config.train, cuda)
+    stepper = step.Stepper(state, tiny.config, ALONE, cuda, Stop())
     torch.cuda.empty_cache()
-    torch.cuda.set_per_process_memory_fraction(1e-4)  # 8 MB
+    total = torch.cuda.get_device_properties(cuda).total_memory
+    torch.cuda.set_per_process_memory_fraction(torch.cuda.memory_reserved() / total)
     try:
         with pytest.raises(TrainingError, match=r"train\.accumulate: 2"):
-            one_step(tiny, tiny.config, cuda)
+            stepper.step([items(tiny)], step=0, lr=0.0)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
 
