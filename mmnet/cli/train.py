@@ -35,13 +35,13 @@ def pretrain(arguments: argparse.Namespace) -> None:
 
 
 def train(arguments: argparse.Namespace) -> int | None:
-    from mmnet.tracking.live import recorded
-    from mmnet.tracking.provenance import check_clean
     from mmnet.train.loop import fit
 
     params, _ = load(arguments)
     config, paths, run = load_run(arguments)
     if params.mlflow.require_clean:
+        from mmnet.tracking.provenance import check_clean
+
         check_clean(Path())
     if (code := shared_out(config, arguments.device)) is not None:
         return code
@@ -49,6 +49,8 @@ def train(arguments: argparse.Namespace) -> int | None:
     identity = _checked_identity(config, inputs, params) if FIRST else None
     with computing(arguments.device, config.train) as device, contextlib.ExitStack() as recording:
         if params.mlflow.enabled and identity:  # of several processes, the first records
+            from mmnet.tracking.live import recorded
+
             tables = rows_of_run(config, params)
             recording.enter_context(recorded(config, run, identity, tables, device))
         fit(config, identity, inputs=inputs, run=run, device=device)
@@ -86,7 +88,6 @@ def predict(arguments: argparse.Namespace) -> int | None:
 def evaluate(arguments: argparse.Namespace) -> None:
     from mmnet.evaluate.metrics import percents, score_run
     from mmnet.runtime.files import write_json
-    from mmnet.tracking.live import send
 
     params, _ = load(arguments)
     config, _, run = load_run(arguments)
@@ -94,6 +95,8 @@ def evaluate(arguments: argparse.Namespace) -> None:
     write_json(run.percents, percents(scores))
     write_json(run.scores, scores)
     if params.mlflow.enabled:
+        from mmnet.tracking.live import send
+
         send(run, rows_of_run(config, params))
 
 
