@@ -56,6 +56,6 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone in which the tiny Table 1 has been made, for tests of the group `workflow`."""
     folder = copy_project(tmp_path_factory.mktemp("clone"))
-    result = snakemake(folder, "--cores", "2", "results/table1.tex")
+    result = snakemake(folder, "--cores", "2", "results/table1.tex", "results/curves.csv")
     assert result.returncode == 0, result.stderr
     return folder

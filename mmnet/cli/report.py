@@ -35,13 +35,14 @@ def report(arguments: argparse.Namespace) -> None:
 def _report_table(table: str, params: Params, paths: Paths, *, from_mlflow: bool) -> None:
     from mmnet.report.tables.ablations import write_ablation
     from mmnet.report.tables.table1 import write_table1
-    from mmnet.tracking.from_mlflow import write_scores
 
     with tempfile.TemporaryDirectory() as folder:
         scores = [paths.run(*run).scores for run in runs_of(table, params)]
         # Those that are not there are named together.
         scores = [path for path in scores if path.exists()]
         if from_mlflow:
+            from mmnet.tracking.from_mlflow import write_scores
+
             scores = write_scores(table, Path(folder), params=params)
         if table == "table1":
             write_table1(scores, RESULTS, params=params)

@@ -40,7 +40,7 @@ def adopt() -> tuple[int, int]:
             f"not as dvc.lock has it: {_listed(differences)}. Fetch what is missing with `dvc "
             "pull`, restore what was changed with `dvc checkout`, or run snakemake instead."
         )
-    _snakemake("--touch", "--forceall", "--cores", "1", "--", *map(_target, recorded))
+    _snakemake("--touch", "--forceall", "--cores", "1", "--", *_targets(recorded))
     return len(recorded), len(stages) - len(recorded)
 
 
@@ -97,7 +97,7 @@ def _is_recorded(stage: Any) -> bool:
 
 def _check_up_to_date(stages: list[Any]) -> None:
     """Refuse files of these stages that Snakemake would make again."""
-    summary = _snakemake("--summary", "--", *map(_target, stages)).stdout
+    summary = _snakemake("--summary", "--", *_targets(stages)).stdout
     rows = csv.DictReader(summary.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
     plans = {row["output_file"]: row["plan"] for row in rows if Path(row["output_file"]).exists()}
     stale = [path for path, plan in plans.items() if plan != "no update"]
@@ -162,10 +162,10 @@ def _listed(lines: list[str]) -> str:
     return ", ".join(lines[:SHOWN]) + more
 
 
-def _target(stage: Any) -> str:
-    """What the stage's command asks Snakemake for."""
-    command = stage.cmd if isinstance(stage.cmd, str) else stage.cmd[-1]
-    return str(command).rpartition(" -- ")[2]
+def _targets(stages: list[Any]) -> list[str]:
+    """What the stages' commands ask Snakemake for."""
+    commands = [s.cmd if isinstance(s.cmd, str) else s.cmd[-1] for s in stages]
+    return [target for command in commands for target in command.rpartition(" -- ")[2].split()]
 
 
 def _snakemake(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -51,8 +51,9 @@ rule prepare_table:
     resources:
         **WORKFLOW.resources("prepare"),
     params:
+        # The table has every split and whole sentences, whatever is evaluated.
         dataset=lambda wildcards: as_json(
-            PROFILE.datasets[wildcards.dataset], less={"max_length"}
+            PROFILE.datasets[wildcards.dataset], less={"max_length", "splits"}
         ),
         code=code_hash("prepare"),
     message:
