@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from support.project import copy_project, snakemake
+from support.project import copy_as_if_made, copy_project, snakemake
 from support.tiny import ROOT, TINY, Tiny
 
 # Threads would only wait for one another on tensors this small; children inherit it.
@@ -59,3 +59,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = snakemake(folder, "--cores", "2", "results/table1.tex", "results/curves.csv")
     assert result.returncode == 0, result.stderr
     return folder
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The whole mini project as if all of it were made, for dry runs of the group `workflow`."""
+    return copy_as_if_made(tmp_path_factory.mktemp("made") / "clone")

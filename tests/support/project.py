@@ -54,11 +54,14 @@ def copy_project(folder: Path, *, tiny: bool = True) -> Path:
     return folder
 
 
-def copy_as_if_made(folder: Path, profile: str) -> Path:
-    """Copy the project as it would be after everything is made, each output an empty file."""
+def copy_as_if_made(folder: Path, **values: Any) -> Path:
+    """Copy the project as it would be after everything is made, each output an empty file.
+
+    `values` are keys of params.yaml.
+    """
     copy_project(folder, tiny=False)
     with edited_params(folder) as params:
-        params["profile"] = profile
+        params.update(values)
     for job in summary(folder):
         path = folder / job["output_file"]
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,6 @@ from snakemake.sourcecache import LocalSourceFile
 
 from support.project import (
     BARE_PATH,
-    copy_as_if_made,
     copy_project,
     edit,
     edited_params,
@@ -35,12 +34,6 @@ from support.tiny import ROOT
 pytestmark = pytest.mark.xdist_group("workflow")  # the finished clone is made once
 RULES = [ROOT / "Snakefile", *sorted((ROOT / "workflow" / "rules").glob("*.smk"))]
 TABLE1 = "results/table1.tex"
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The whole project as if all of it were made."""
-    return copy_as_if_made(tmp_path_factory.mktemp("made"), "mini")
 
 
 @pytest.fixture
