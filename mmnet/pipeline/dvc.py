@@ -104,7 +104,7 @@ def _check_up_to_date(stages: list[Any]) -> None:
     # The summary passes over files that a killed job left: a dry run does not.
     planned = _snakemake("--dry-run", "--", *plans)
     if stale or "Nothing to be done" not in planned.stdout + planned.stderr:
-        names = _listed(stale) if stale else "what an interrupted job left"
+        names = _listed(stale) or "a job was interrupted, or a file of it is missing"
         raise LedgerError(
             f"not up to date: {names}. See `snakemake -n`, run snakemake, then record again."
         )
