@@ -111,9 +111,7 @@ def _check_up_to_date(stages: list[Any]) -> None:
 
 
 def _differences(stage: Any) -> Iterator[str]:
-    """What is not as dvc.lock has it: command, outputs, code, values and inputs."""
-    if stage.changed_stage():
-        yield f"{stage.addressing} (another command)"
+    """What is not as dvc.lock has it: outputs, code, values and inputs."""
     for out in stage.outs:
         yield from (f"{path} ({change})" for path, change in _changes(out))
     for dep in stage.deps:
