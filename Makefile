@@ -1,7 +1,9 @@
 # `make table1` on a bare machine: environment, data, training, evaluation, table.
 
-PYTHON ?= $(firstword $(foreach p,python3.11 python3 python,$(shell $(p) -c \
-	'import ensurepip, sys, venv; sys.version_info[:2] == (3, 11) and print("$(p)")' 2>/dev/null)))
+# The one that the tests are run with comes first.
+PYTHONS := python3.11 python3.12 python3.13 python3.14 python3 python
+PYTHON ?= $(firstword $(foreach p,$(PYTHONS),$(shell $(p) -c 'import ensurepip, sys, venv; \
+	(3, 11) <= sys.version_info[:2] <= (3, 14) and print("$(p)")' 2>/dev/null)))
 UV ?= uv
 CORES ?=
 # Snakemake's settings: profiles/default, or profiles/slurm on a cluster.
@@ -34,11 +36,16 @@ all: $(INSTALLED) ## all tables, figures and claims, and, where LaTeX is, result
 report: all ## results/report.html: all of it, with parameters and run times, in one page
 	$(RUN) snakemake --use-conda --report results/report.html
 
+# A server that MLFLOW_TRACKING_URI names runs already; a database gets one, artifacts beside it.
 ui: .venv/installed ## MLflow's page of all runs; PORT=5001 where 5000 is taken
-	$(RUN) python -m mmnet mlflow-sync
-	@echo 'In a browser: http://127.0.0.1:$(PORT); there choose "Model training" at the left.'
-	$(RUN) MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui \
-		--backend-store-uri "sqlite:///$(CURDIR)/mlflow.db" --workers 1 --port $(PORT)
+	@page=$$($(RUN) python -m mmnet mlflow-sync --port $(PORT)) || exit 1; \
+	echo "In a browser: $$page"; \
+	uri=$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}; \
+	case "$$uri" in http*) exit ;; esac; \
+	path=$${uri#*:///}; \
+	$(RUN) MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false \
+		mlflow ui --workers 1 --port $(PORT) --backend-store-uri "$$uri" \
+		--artifacts-destination "$$(dirname "$${path%%\?*}")/mlartifacts"
 
 test: .venv/installed-dev ## install the test tools too, and run the tests
 	$(RUN) pytest -n 2 --dist loadgroup
@@ -66,8 +73,8 @@ clean: ## remove results and caches; data, weights and runs stay
 	rm -rf results build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find mmnet tests .ci -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# A stamp is made last, so an interrupted installation has none. It starts afresh: pip would take
-# a package that is half unpacked for a whole one.
+# The stamp is made last, so an interrupted installation has none. It starts from scratch: pip would
+# take a half-unpacked package for a whole one.
 .venv/installed: requirements.lock pyproject.toml
 	$(call install,$<)
 
@@ -75,8 +82,8 @@ clean: ## remove results and caches; data, weights and runs stay
 	$(call install,$<)
 
 define install
-	@test -n "$(PYTHON)" || { echo "Python 3.11 with venv is not on the PATH. Install it (Debian:\
- apt-get install python3.11-venv), or give PYTHON=/path/to/python3.11." >&2; exit 1; }
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 to 3.14 with venv is on the PATH. Install one\
+ (Debian: apt-get install python3-venv), or give PYTHON=/path/to/python3." >&2; exit 1; }
 	"$(PYTHON)" -m venv $(if $(wildcard .venv/installing),--clear) .venv
 	@touch .venv/installing
 	.venv/bin/python -m pip install --require-hashes -r $(1)

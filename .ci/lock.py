@@ -1,4 +1,4 @@
-"""After `uv pip compile`: drop the pins of other Pythons, and write environment.yml.
+"""After `uv pip compile`: drop the pins of unsupported Pythons, and write environment.yml.
 
 Usage: python .ci/lock.py requirements.lock requirements-dev.lock environment.yml
 """
@@ -10,25 +10,30 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 LINUX = {
     "implementation_name": "cpython",
     "os_name": "posix",
     "platform_machine": "x86_64",
     "platform_python_implementation": "CPython",
     "platform_system": "Linux",
-    "python_full_version": "3.11.0",
-    "python_version": "3.11",
+    "python_full_version": f"{PYTHONS[0]}.0",
+    "python_version": PYTHONS[0],
     "sys_platform": "linux",
 }
-ARM = {**LINUX, "platform_machine": "aarch64"}
-MAC = {**LINUX, "platform_machine": "arm64", "platform_system": "Darwin", "sys_platform": "darwin"}
+ARM = {"platform_machine": "aarch64"}
+MAC = {"platform_machine": "arm64", "platform_system": "Darwin", "sys_platform": "darwin"}
 WINDOWS = {
-    **LINUX,
     "os_name": "nt",
     "platform_machine": "AMD64",
     "platform_system": "Windows",
     "sys_platform": "win32",
 }
+SUPPORTED = [
+    {**LINUX, **system, "python_full_version": f"{python}.0", "python_version": python}
+    for system in ({}, ARM, MAC, WINDOWS)
+    for python in PYTHONS
+]
 HEAD = """\
 # For conda users: the versions of requirements.lock for Linux on x86-64. Made by `make lock`.
 name: mmnet
@@ -36,7 +41,7 @@ channels:
   - conda-forge
   - nodefaults
 dependencies:
-  - python=3.11
+  - python={python}
   - pip
   - pip:
 """
@@ -54,19 +59,18 @@ def installs(pin: Requirement, environment: dict[str, str]) -> bool:
 
 
 def prune(lock: str) -> str:
-    """Return a lock without the pins of other Pythons.
-
-    uv resolves for every Python from 3.11 up, and pyproject.toml takes 3.11 alone.
-    """
-    systems = (LINUX, ARM, MAC, WINDOWS)
+    """Return a lock without the pins that no supported Python and system installs."""
     return "".join(
-        block for pin, block in entries(lock) if any(installs(pin, system) for system in systems)
+        block
+        for pin, block in entries(lock)
+        if any(installs(pin, environment) for environment in SUPPORTED)
     )
 
 
 def conda_environment(lock: str) -> str:
     pins = (pin for pin, _ in entries(lock) if installs(pin, LINUX))
-    return HEAD + "".join(f"      - {pin.name}{pin.specifier}\n" for pin in pins)
+    head = HEAD.format(python=PYTHONS[0])
+    return head + "".join(f"      - {pin.name}{pin.specifier}\n" for pin in pins)
 
 
 def main(lock: Path, dev_lock: Path, environment: Path) -> None:

@@ -2,12 +2,12 @@
 
     python benchmarks/data_item.py [--images FOLDER] [--rounds 40]
 
-All are timed in one process, alternating photograph by photograph, on one thread. CRIS's is what
-its `utils/dataset.py` does for each item once the record is read: its tokens, its LMDB and its
-pickled records are left out, ours has its tokens in. Both read the same masks, drawn here: ours as
-COCO's RLE, CRIS's from a PNG of the image's size.
+All are timed in one process and one thread, alternating from image to image. CRIS's item is what
+its `utils/dataset.py` does once the record is read, without its tokens, LMDB and pickled records;
+ours includes its tokens. Both read the same masks, drawn here: ours as COCO's RLE, CRIS's from a
+PNG of the image's size.
 
-Ours leaves the normalising to the device, a batch at a time; the last rows say what it costs here.
+Our normalisation is done on the device, per batch; the last rows show its cost on this CPU.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from mmnet.data.transforms import CLIP_MEAN, CLIP_STD, letterbox, mask_to_grid, 
 
 SLICE = Path(__file__).parents[2] / "shared/data/refcoco-slice/images/mscoco/train2014"
 TARGET = 0.5
-"""Ours at 480 takes at most this much of CRIS's time at 416."""
+"""Upper limit of our time at 480 relative to CRIS's at 416."""
 
 
 class Cris:
@@ -102,7 +102,7 @@ def write_masks(photographs: list[Path], folder: Path) -> pd.DataFrame:
 
 
 def our_stages(items: TrainItems, index: int) -> dict[str, Callable[[], Any]]:
-    """Return what is timed for one photograph, on our side."""
+    """Return our functions to time for one image."""
     row, size = items.records[items.order[index]], items.image_size
     placement = place(row.height, row.width, size, items.resize)
     image, name = read_image(items.images / row.file), f"ours {size}"
@@ -133,7 +133,7 @@ def cris_stages(image: Path, png: Path) -> dict[str, Callable[[], Any]]:
 
 
 def measure(stages: list[dict[str, Callable[[], Any]]], rounds: int) -> dict[str, list[float]]:
-    """Return each stage's milliseconds per photograph, a figure per round."""
+    """Return each stage's milliseconds per image, one value per round."""
     times: dict[str, list[float]] = {name: [] for name in stages[0]}
     for _ in range(rounds):
         spent = dict.fromkeys(times, 0.0)
@@ -176,10 +176,10 @@ def main() -> None:
             draw_photographs(folder)
         photographs = sorted(images.glob("*.jpg"))
         if not photographs:
-            parser.error(f"{images} has no *.jpg. Give another folder as --images.")
+            parser.error(f"{images} has no *.jpg. Choose another folder with --images.")
         kilobytes = sum(path.stat().st_size for path in photographs) / len(photographs) / 1000
         source = images if images != folder else "drawn here, since there is no --images folder"
-        print(f"{len(photographs)} photographs, {kilobytes:.0f} kB on average: {source}\n")
+        print(f"{len(photographs)} images, {kilobytes:.0f} kB on average: {source}\n")
         write_masks(photographs, folder).to_parquet(folder / "table.parquet")
         ours = [
             TrainItems(

@@ -1,8 +1,8 @@
 """Time `mmnet prepare` on an archive of RefCOCO's true size, drawn at random.
 
 50,000 refs with 142,000 sentences, 20,000 images, 197,000 annotations: polygons of 20 to 100
-corners, some in several parts, and a few crowds' run lengths. The first run reads the zip, the
-second the folder that it unpacks to, and so on by turns. Limits: 60 s and 2 GB.
+corners, some in several parts, and a few run lengths of crowds. Runs read the zip and the folder
+that it unpacks to in turn. Limits: 60 s and 2 GB.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--folder", type=Path, help="where to draw and keep the archive; default: a temporary one"
+        "--folder", type=Path, help="where to write and keep the archive; default: a temporary one"
     )
     parser.add_argument("--runs", type=int, default=4, metavar="N", help="default: %(default)s")
     arguments = parser.parse_args()
@@ -56,7 +56,7 @@ def main() -> int:
 
 
 def measure(folder: Path, runs: int) -> int:
-    """Prepare the table in processes of their own and report; return 1 if a limit is passed."""
+    """Prepare the table in a new process per run; return 1 if a limit is exceeded."""
     archive = folder / "refcoco.zip"
     source = f"{{urls: ['file:{archive}'], sha256: {checksum(archive)}}}"
     best = float("inf")
@@ -86,7 +86,7 @@ def measure(folder: Path, runs: int) -> int:
 
 
 def draw(folder: Path) -> None:
-    """Write refcoco/ and refcoco.zip, unless the zip is there."""
+    """Write refcoco/ and refcoco.zip unless the zip exists."""
     archive, inside = folder / "refcoco.zip", folder / "refcoco"
     if archive.exists():
         return
@@ -115,7 +115,7 @@ def photo(image_id: int) -> str:
 
 
 def annotations() -> Iterator[dict[str, Any]]:
-    """Blobs of COCO's look; every tenth in several parts, every 200th a crowd."""
+    """Yield blobs like COCO's; every tenth in several parts, every 200th a crowd."""
     rng = np.random.default_rng(0)
     for number in range(ANNOTATIONS):
         parts = [blob(rng) for _ in range(int(rng.integers(2, 5)) if number % 10 == 0 else 1)]

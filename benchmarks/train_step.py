@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 
-from mmnet.cli.common import _prepared
 from mmnet.config.load import load_params
 from mmnet.config.schema import Config
 from mmnet.data.dataset import Item
 from mmnet.model.build import build_model
 from mmnet.pipeline.cost import cost
+from mmnet.runtime.device import prepare
 from mmnet.runtime.distributed import ALONE
 from mmnet.runtime.errors import TrainingError
 from mmnet.runtime.signals import Stop
@@ -91,7 +91,7 @@ def main() -> None:
                 continue
             how = {"batch_size": arguments.batch, "accumulate": arguments.accumulate, "threads": 2}
             train = config.train.model_copy(update={**changes, **how})
-            device = _prepared(arguments.device, train)
+            device = prepare(arguments.device, threads=train.threads, tf32=train.tf32)
             name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
             known = next((peak for key, peak in PEAKS.items() if key in name), None)
             peak_flops = arguments.peak or known

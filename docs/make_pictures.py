@@ -1,8 +1,8 @@
-"""Make the README's pictures from a finished `make all`: python docs/make_pictures.py.
+"""Make the pictures of README and docs from a finished `make all`: python docs/make_pictures.py.
 
 table1.png: results/table1.tex, typeset (needs pdflatex and pdftoppm).
-examples.png: for each data set, the val sentences at the quartiles of IoU (no taste involved):
-image, ground truth, prediction.
+examples.png: for each data set, the val sentences at the quartiles of IoU, so that none is picked
+by hand: image, ground truth, prediction.
 figure6.png: results/figure6.png.
 """
 
@@ -16,8 +16,9 @@ import torch
 from PIL import Image, ImageChops
 
 from mmnet.config.load import load_params
-from mmnet.config.paths import RESULTS, Layout
-from mmnet.data.dataset import evaluation_items, read, read_image, read_mask
+from mmnet.config.paths import RESULTS, Paths
+from mmnet.data.dataset import evaluation_items, read_image, read_mask
+from mmnet.data.loader import read
 from mmnet.evaluate.metrics import iou
 from mmnet.evaluate.pictures import comparison, sheet
 from mmnet.evaluate.predict import load_model, predict_masks
@@ -39,11 +40,12 @@ def main() -> None:
     typeset(RESULTS / "table1.tex", DOCS / "table1.png")
     shutil.copy(RESULTS / "figure6.png", DOCS / "figure6.png")
     params = load_params(Path("params.yaml"))
-    layout = Layout(params.profile)
+    paths, seed = Paths(params.profile), params.seeds[0]
     rows = []
     for experiment, chosen in params.experiments.items():
         if chosen.tower == "vit_l":
-            rows.append(examples(params.resolve(experiment, params.seeds[0]), layout))
+            config = params.resolve(experiment, seed)
+            rows.append(examples(config, paths.run(experiment, seed), paths.inputs(config)))
     sheet(rows).quantize(256).save(DOCS / "examples.png", optimize=True)
 
 
@@ -61,17 +63,15 @@ def typeset(table: Path, picture: Path) -> None:
             page.crop((left - 20, top - 20, right + 20, bottom + 20)).save(picture, optimize=True)
 
 
-def examples(config, layout):
+def examples(config, run, inputs):
     """A picture for each quartile of a run's val sentences."""
-    scored = pd.read_parquet(layout.rows(config.experiment, config.seed))
+    scored = pd.read_parquet(run.rows)
     scored = scored[scored["split"] == "val"].assign(iou=iou)
     scored = scored.sort_values(["iou", "sent_id"]).reset_index(drop=True)
     wanted = [int(scored["sent_id"][int(q * (len(scored) - 1))]) for q in QUARTILES]
-    items = evaluation_items(
-        config, layout.table(config.dataset_name), layout.images, splits=["val"]
-    )
+    items = evaluation_items(config, inputs.table, inputs.images, splits=["val"])
     masks = predict_masks(
-        load_model(config, layout.checkpoint(config.experiment, config.seed)),
+        load_model(config, run.checkpoint),
         read(items, batch_size=None, workers=0),
         sent_ids=wanted,
         threshold=config.evaluate.threshold,
@@ -81,7 +81,7 @@ def examples(config, layout):
     return [
         comparison(
             f"{row.sentence}  (IoU {row.iou:.2f})",
-            read_image(layout.images / row.file),
+            read_image(inputs.images / row.file),
             read_mask(row.counts, row.height, row.width),
             {"prediction": masks[sent_id]},
         )

@@ -1,17 +1,17 @@
-// Make docs/mlflow.png from a finished `make table1`: MLflow's view of its runs.
+// Make docs/mlflow.png from a finished `make table1`: the runs in MLflow.
 //
-//   make ui &                                        # and wait for it
+//   make ui &                                        # prints ADDRESS, once it is up
 //   cd "$(mktemp -d)" && npm install playwright-core
-//   NODE_PATH=node_modules node .../docs/screenshot_mlflow.js .../docs/mlflow.png
+//   NODE_PATH=node_modules node .../docs/screenshot_mlflow.js 'ADDRESS' .../docs/mlflow.png
 //
-// CHROMIUM names the browser, PAGE the server, TABLE another table, RUN the run of the last picture.
-// Further paths: their charts, one run.
+// ADDRESS is the one that opens the runs: http://HOST/#/experiments/ID/runs?workflowType=...
+// CHROMIUM names the browser, FILTER the runs: "tags.tables ILIKE '%table1%'".
 const { chromium } = require("playwright-core");
 
-const page_of = process.env.PAGE || "http://127.0.0.1:5000";
-const table = process.env.TABLE || "table1";
-const one = process.env.RUN || "refcoco_vit_l";
-const [list, charts, run] = process.argv.slice(2);
+const [address, picture] = process.argv.slice(2);
+const filter = process.env.FILTER
+  ? `&searchFilter=${encodeURIComponent(process.env.FILTER)}`
+  : "";
 
 (async () => {
   const browser = await chromium.launch({
@@ -19,30 +19,11 @@ const [list, charts, run] = process.argv.slice(2);
     args: ["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
   });
   const page = await browser.newPage({ viewport: { width: 1400, height: 760 } });
-  const settle = () => page.waitForTimeout(6000);
-  await page.goto(`${page_of}/#/experiments`);
-  await settle();
-  // The assistant's panel, open at the first visit.
+  await page.goto(address + filter);
+  await page.waitForTimeout(6000);
+  // Close the assistant's panel, which is open at the first visit.
   await page.mouse.click(1363, 35);
-  await page.getByText("Model training").first().click();
-  await page.getByText("mmnet mini").first().click();
-  await settle();
-  const runs = page.url().split("?")[0];
-  const view = async (more) => {
-    await page.goto(`${runs}?viewStateShareKey=${table}${more}`);
-    await page.reload();
-    await settle();
-  };
-  if (charts) {
-    await view("&compareRunsMode=CHART");
-    await page.screenshot({ path: charts });
-  }
-  await view("");
-  await page.screenshot({ path: list });
-  if (run) {
-    await page.getByText(`${one} seed 0`).first().click();
-    await settle();
-    await page.screenshot({ path: run });
-  }
+  await page.waitForTimeout(3000);
+  await page.screenshot({ path: picture });
   await browser.close();
 })();

@@ -1,22 +1,22 @@
-"""The language of the mini benchmark: what its sentences say, and when they may be said.
+"""The language of the mini benchmark: what its sentences mean, and when they are used.
 
-A sentence is a noun phrase, after the nature of its data set with a place (RefCOCO), alone
-(RefCOCO+), or with a relation to a second noun phrase (G-Ref). It is said of a thing only if
-it is surely true of that thing and surely false of all others of the scene: each place and
-relation has a strict meaning, that the one named must fulfil, and a loose one, that no other
-may. What lies between the two is borderline, and nothing borderline is ever said.
+A sentence is a noun phrase. As in the original data sets it has a place (RefCOCO), nothing else
+(RefCOCO+), or a relation to a second noun phrase (G-Ref). It is used for a thing only if it is
+clearly true of that thing and clearly false of all others in the scene. Each place and relation
+has a strict meaning, which the target must satisfy, and a loose one, which no other thing may
+satisfy. Cases between the two are borderline and never used.
 
-Noun phrase  Every word must hold. 'one' and 'thing' hold of all. Sizes are two classes far
-             apart, said only where the scene has both; 'plain' is said only where something
-             in the scene is not.
-left X       Of the Xs the leftmost, by MARGIN of the width; it lies in the left part, NEAR.
+Noun phrase  Every word must be true. 'one' and 'thing' are true of all. The two classes of size
+             are far apart, and used only if the scene has both; 'plain' is used only if
+             something in the scene is not plain.
+left X       The leftmost X by MARGIN of the width, and in the left part, NEAR.
              The same for right, top, bottom (of the height), and leftmost, rightmost.
-X on the left      The X that lies in the left part; other Xs lie beyond FAR.
-bottom left X      The X that lies in both parts; other Xs lie beyond FAR in one of them.
+X on the left      The X in the left part; other Xs are beyond FAR.
+bottom left X      The X in both parts; other Xs are beyond FAR in one of them.
 X in the middle    The X within INNER of the centre, of width and height; others beyond OUTER.
 X above the Y      There is one Y. X's centre is higher than Y's, by RISE of the image's shorter
-             side and by LEAN times the sideways offset; of the other Xs none is higher by
-             more than LOOSE_RISE and LOOSE_LEAN. The same for below, left of, right of.
+             side and by LEAN times the sideways offset; no other X is higher by more than
+             LOOSE_RISE and LOOSE_LEAN. The same for below, left of, right of.
 """
 
 from collections.abc import Iterator, Sequence
@@ -61,10 +61,10 @@ Record = dict[str, Any]
 GROUPS = {"testA": ("circle", "square", "triangle"), "testB": ("star", "cross", "ring")}
 SHAPES = GROUPS["testA"] + GROUPS["testB"]
 
-# What a noun phrase says of a thing: any choice of its attributes; () is 'one'.
+# What a noun phrase names: any subset of the attributes; () is 'one'.
 ATTRIBUTES = ("size", "pattern", "colour", "shape")
 KINDS = tuple(kinds for n in range(5) for kinds in combinations(ATTRIBUTES, n))
-# People seldom say more than two or three attributes, and mostly name the shape.
+# People seldom use more than two or three attributes, and mostly name the shape.
 WEIGHT = {0: 1.0, 1: 2.0, 2: 3.0, 3: 1.5, 4: 0.4}
 NAMELESS = 0.2
 
@@ -74,7 +74,7 @@ TRIES = 30
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """All that a sentence can speak of; `x`, `y`, `radius` in pixels, before hiding."""
+    """All that a sentence can describe; `x`, `y`, `radius` in pixels, occlusion ignored."""
 
     shape: str
     colour: str
@@ -87,13 +87,13 @@ class Thing:
 
 
 class Speaker:
-    """Speaks of the things of one scene, in the language of one data set."""
+    """Makes the sentences about the things of one scene."""
 
     def __init__(
         self, things: Sequence[Thing], width: int, height: int, rng: np.random.Generator
     ) -> None:
         self.things, self.width, self.height, self.rng = things, width, height, rng
-        # The noun phrases that have a point in this scene, and all things each is true of.
+        # The noun phrases that are informative in this scene, and the things each is true of.
         sizes = len({thing.size for thing in things}) > 1
         patterns = any(thing.pattern != "plain" for thing in things)
         kinds = [
@@ -107,7 +107,7 @@ class Speaker:
             }
             for i, thing in enumerate(things)
         }
-        # The noun phrases that name a thing by themselves.
+        # The noun phrases that are true of one thing only.
         self.names = {
             thing: [k for k, same in phrases.items() if k and len(same) == 1]
             for thing, phrases in self.phrases.items()
@@ -116,9 +116,9 @@ class Speaker:
     def refs(
         self, dataset: str, split: str, annotations: Sequence[Record], last: Sequence[Record]
     ) -> list[Record]:
-        """REFER's records of the things that the split may name and the language can.
+        """Return REFER's records of the things that the split refers to and sentences can name.
 
-        `annotations` are the things', in their order; ids go on from the `last` record's.
+        `annotations` are in the things' order; ids continue those of the `last` record.
         """
         ref_id, sent_id = (last[0]["ref_id"], last[0]["sent_ids"][-1]) if last else (0, 0)
         refs: list[Record] = []
@@ -147,7 +147,7 @@ class Speaker:
         return refs
 
     def sentences(self, dataset: str, target: Thing) -> list[str]:
-        """About three different sentences that name `target`; none if nothing names it."""
+        """Return 2 to 4 different sentences that name `target` if there are as many, or none."""
         say = {"refcoco": self._placed, "refcoco+": self._seen, "refcocog": self._related}[dataset]
         wanted = int(self.rng.choice(COUNTS, p=COUNT_WEIGHTS))
         found: dict[str, None] = {}
@@ -165,7 +165,7 @@ class Speaker:
         return self._article(0.25) + self._phrase(target, self._pick(self.names[target]))
 
     def _placed(self, target: Thing) -> str | None:
-        """RefCOCO: mostly by place, and then mostly so that the place is needed."""
+        """RefCOCO: mostly by place, and then mostly where the place is needed."""
         if self.rng.random() < 0.35:
             return self._seen(target) or self._by_place(target, needed=True)
         return self._by_place(target, needed=self.rng.random() < 0.75) or self._seen(target)
@@ -185,12 +185,12 @@ class Speaker:
         return self._article(0.2) + phrase.strip()
 
     def _places(self, target: Thing, others: list[Thing]) -> Iterator[tuple[str, str]]:
-        """Words before and after the noun that tell `target` from the `others`."""
+        """Yield words before and after the noun that distinguish `target` from the `others`."""
         sides = [side for side in SIDE if self._at(target, side) < NEAR]
         for side in sides:
             at = self._at(target, side)
             if all(self._at(other, side) > at + MARGIN for other in others):
-                # Nobody is leftmost alone.
+                # A single thing is not called leftmost.
                 most = others and side in ("left", "right") and self.rng.random() < 0.3
                 yield f"{side}most" if most else side, ""
             if all(self._at(other, side) > FAR for other in others):
@@ -205,7 +205,7 @@ class Speaker:
             yield "", self._choice(MIDDLE)
 
     def _related(self, target: Thing) -> str | None:
-        """G-Ref: longer, mostly with a relation, which tells the thing apart in a third."""
+        """G-Ref: longer, mostly with a relation, which is needed in about a third."""
         draw = self.rng.random()
         if draw < 0.12:
             return self._described(target) or self._by_relation(target, needed=True)
@@ -253,14 +253,14 @@ class Speaker:
         )
 
     def _beyond(self, side: str, thing: Thing, landmark: Thing, rise: float, lean: float) -> bool:
-        """Whether `thing` lies on that `side` of the `landmark`."""
+        """Return whether `thing` is on that `side` of the `landmark`."""
         right, down = thing.x - landmark.x, thing.y - landmark.y
         along = {"left": -right, "right": right, "top": -down, "bottom": down}[side]
         aside = abs(down if side in ("left", "right") else right)
         return along > rise * min(self.width, self.height) and along > lean * aside
 
     def _at(self, thing: Thing, side: str) -> float:
-        """How far from that `side` of the image: 0 to 1."""
+        """Return the distance from that `side` of the image: 0 to 1."""
         x, y = thing.x / self.width, thing.y / self.height
         return {"left": x, "right": 1 - x, "top": y, "bottom": 1 - y}[side]
 

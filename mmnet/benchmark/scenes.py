@@ -1,9 +1,8 @@
-"""The mini profile's procedural benchmark, in the exact layout of the originals (REFER).
+"""The mini profile's procedural benchmark, in the exact layout of the original data sets (REFER).
 
-Scenes of shapes on textured backgrounds, each shape with the mask of what is visible of it, and
-the sentences of `shapes_language`. As in the originals RefCOCO and RefCOCO+ share images, objects
-and splits, testA refers to one group of categories and testB to the other, and G-Ref has images
-of its own. Every image and every image's sentences have a seed of their own.
+Scenes of shapes on textured backgrounds, with masks of the visible parts and the sentences of
+`language`. As in the originals, RefCOCO and RefCOCO+ share images, objects and splits, testA refers
+to one group of categories, testB to the other, and G-Ref has its own images. Each image has a seed.
 """
 
 import io
@@ -25,8 +24,6 @@ from mmnet.runtime.errors import DataError
 from mmnet.runtime.files import atomic_write, checksum
 
 Images = dict[str, dict[str, int]]
-Size = tuple[int, int]
-
 COLOURS = {
     "red": (215, 45, 40),
     "green": (50, 165, 60),
@@ -39,15 +36,15 @@ PATTERNS, PATTERN_WEIGHTS = ("plain", "striped", "dotted"), (0.4, 0.3, 0.3)
 RADII = {"small": (0.185, 0.2), "large": (0.285, 0.31)}  # of the image's shorter side
 
 SPLITS = {"refcoco": ("train", "val", "testA", "testB"), "refcocog": ("train", "val", "test")}
-# Which images a data set shows, and who chose its splits.
+# The source of each data set's images, and whose partition into splits it has.
 DATASETS = {
     "refcoco": ("refcoco", "unc"),
     "refcoco+": ("refcoco", "unc"),
     "refcocog": ("refcocog", "umd"),
 }
 
-SUPERSAMPLING = 8  # Pillow fills border pixels too, so only fine ones keep masks true
-VISIBLE = 0.6  # the least share of a thing that may remain in sight
+SUPERSAMPLING = 8  # Pillow fills border pixels too: masks are exact only at a finer scale
+VISIBLE = 0.6  # the smallest share of a thing that must be visible
 HEADER = {
     "info": {"description": "Procedural referring segmentation"},
     "licenses": [{"id": 1, "name": "Apache-2.0"}],
@@ -57,7 +54,7 @@ HEADER = {
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Things in painter's order, each with the coverage of its pixels, 0 to 255."""
+    """Things in painting order, each with its coverage of every pixel, 0 to 255."""
 
     width: int
     height: int
@@ -65,7 +62,7 @@ class Scene:
     layers: tuple[np.ndarray, ...]  # each (height, width), uint8
 
     def visible(self, index: int) -> np.ndarray:
-        """The mask of a thing: its pixels that no later thing hides."""
+        """Return the mask of a thing: its pixels that no later thing hides."""
         hidden = [layer >= 128 for layer in self.layers[index + 1 :]]
         shown = self.layers[index] >= 128
         return shown & ~np.any(hidden, axis=0) if hidden else shown
@@ -78,7 +75,7 @@ def _regular(corners: int, *radii: float) -> np.ndarray:
 
 
 ARMS = np.array([(-0.34, -1), (0.34, -1), (0.34, -0.34), (1, -0.34), (1, 0.34), (0.34, 0.34)])
-# The polygons of a shape of radius 1, upright; a second one is a hole.
+# The polygons of an upright shape of radius 1; a second one is a hole.
 OUTLINES = {
     "circle": (_regular(40, 1),),
     "square": (np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) * 0.85,),
@@ -90,14 +87,14 @@ OUTLINES = {
 
 
 def outlines(thing: Thing) -> list[np.ndarray]:
-    """The polygons of a thing in the image, (corners, 2) each."""
+    """Return the polygons of a thing in the image, (corners, 2) each."""
     cos, sin = math.cos(thing.angle), math.sin(thing.angle)
     turn = np.array([(cos, sin), (-sin, cos)])
     return [p @ turn * thing.radius + (thing.x, thing.y) for p in OUTLINES[thing.shape]]
 
 
 def draw_scene(rng: np.random.Generator, width: int, height: int, split: str = "train") -> Scene:
-    """A scene of 3 or 4 things, none hidden too much; a test split shows mainly its group."""
+    """Draw a scene of 3 or 4 things, all visible enough; a test split shows mainly its group."""
     while True:
         things: list[Thing] = []
         for _ in range(int(rng.choice((3, 4), p=(0.55, 0.45)))):
@@ -116,7 +113,7 @@ def draw_scene(rng: np.random.Generator, width: int, height: int, split: str = "
 def _draw_thing(
     rng: np.random.Generator, width: int, height: int, before: list[Thing], split: str
 ) -> Thing | None:
-    """A thing that resembles earlier ones, or its words would tell nothing; None if no room."""
+    """Draw a thing that resembles earlier ones, so that words matter; None if there is no room."""
     group = GROUPS.get(split, SHAPES)
     # At least every other thing is of the split's own group.
     own = len(before) % 2 == 0 or rng.random() < 0.5
@@ -130,7 +127,7 @@ def _draw_thing(
     radius = rng.uniform(*RADII[size]) * min(width, height)
     angle = rng.uniform(-0.25, 0.25)  # radians
     reach = 1.15 * radius + 1
-    # Those of one colour stay apart: no eye could see where one ends.
+    # Things of one colour do not touch: their border would be invisible.
     gaps = [(radius + t.radius) * (1.1 if t.colour == colour else 0.75) for t in before]
     for _ in range(40):
         x, y = rng.uniform(reach, width - reach), rng.uniform(reach, height - reach)
@@ -141,16 +138,16 @@ def _draw_thing(
 
 
 def _coverage(thing: Thing, width: int, height: int) -> np.ndarray:
-    """How much of each pixel the thing covers, 0 to 255."""
+    """Return how much of each pixel the thing covers, 0 to 255."""
     fine = Image.new("L", (width * SUPERSAMPLING, height * SUPERSAMPLING))
     for outline, inside in zip(outlines(thing), (255, 0), strict=False):
-        # Pillow's coordinates name pixel centres, ours their upper left corners.
+        # Pillow's coordinates are those of pixel centres, ours of their upper left corners.
         ImageDraw.Draw(fine).polygon((outline * SUPERSAMPLING - 0.5).ravel().tolist(), inside)
     return np.asarray(fine.reduce(SUPERSAMPLING))
 
 
 def paint(scene: Scene, rng: np.random.Generator) -> Image.Image:
-    """The picture: background, things in order, light noise."""
+    """Paint the image: background, things in order, slight noise."""
     picture = _background(rng, scene.width, scene.height)
     for thing, layer in zip(scene.things, scene.layers, strict=True):
         rows, columns = np.flatnonzero(layer.any(1)), np.flatnonzero(layer.any(0))
@@ -164,7 +161,7 @@ def paint(scene: Scene, rng: np.random.Generator) -> Image.Image:
 
 
 def _surface(thing: Thing, rng: np.random.Generator, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Brightness over the thing: dark stripes or dots, wide enough to be seen at 96 pixels."""
+    """Return the brightness of the thing: dark stripes or dots, visible at 96 pixels."""
     direction = rng.uniform(0, math.pi)
     cos, sin = math.cos(direction), math.sin(direction)
     u, v = x * cos + y * sin, y * cos - x * sin
@@ -179,10 +176,9 @@ def _surface(thing: Thing, rng: np.random.Generator, x: np.ndarray, y: np.ndarra
 
 
 def _background(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
-    """A dull texture, (height, width, 3): clouds, waves, tiles, grain or a slope."""
+    """Draw a grey texture, (height, width, 3): clouds, waves, tiles, grain or a gradient."""
     y, x = np.mgrid[:height, :width].astype(np.float32)
     kind = rng.integers(5)
-    texture: np.ndarray
     if kind == 0:
         coarse = Image.fromarray(rng.uniform(-1, 1, (5, 6)).astype(np.float32))
         texture = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))
@@ -201,9 +197,9 @@ def _background(rng: np.random.Generator, width: int, height: int) -> np.ndarray
 
 
 def scenes(
-    *, seed: int, image_sizes: list[Size], images: Images
+    *, seed: int, image_sizes: list[tuple[int, int]], images: Images
 ) -> Iterator[tuple[str, str, int, Scene]]:
-    """Source of the image, split, image id and scene, for every image of the mirror."""
+    """Yield source, split, image id and scene of every image of the mirror."""
     for image_id, (source, split, key) in enumerate(_plan(seed, images), start=1):
         rng = np.random.default_rng([*key, 0])
         width, height = image_sizes[rng.integers(len(image_sizes))]
@@ -211,7 +207,7 @@ def scenes(
 
 
 def _plan(seed: int, images: Images) -> list[tuple[str, str, list[int]]]:
-    """Source, split and seed of every image; no image's seed depends on another image."""
+    """Return source, split and seed of every image; no seed depends on another image."""
     return [
         (source, split, [seed, s, t, number])
         for s, (source, splits) in enumerate(SPLITS.items())
@@ -224,26 +220,30 @@ def write_mirror(
     folder: Path,
     *,
     seed: int,
-    image_sizes: list[Size],
+    image_sizes: list[tuple[int, int]],
     images: Images,
-    progress: Callable[[Iterable[Any]], Iterable[Any]] | None = None,
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> None:
     """Write the archives and, last, their SHA256SUMS.
 
-    `images` counts the images of each split of 'refcoco' (and RefCOCO+) and of 'refcocog';
+    `images` are the numbers of images of each split of 'refcoco' (and RefCOCO+) and of 'refcocog';
     `image_sizes` are (width, height); `progress` wraps the list of images, as tqdm does.
+
+    Raises:
+        DataError: `images` does not have the splits of the benchmark.
     """
     if {k: set(v) for k, v in images.items()} != {k: set(v) for k, v in SPLITS.items()}:
-        raise DataError(f"The benchmark has the splits {SPLITS}; give each a number, not {images}.")
+        raise DataError(f"The benchmark has the splits {SPLITS}; give a number of each: {images}.")
     plan = _plan(seed, images)
     photos: dict[str, list[Record]] = {source: [] for source in SPLITS}
     annotations: dict[str, list[Record]] = {source: [] for source in SPLITS}
     refs: dict[str, list[Record]] = {dataset: [] for dataset in DATASETS}
-    # Stored, not deflated, and dated 1980: the bytes depend on nothing but the content.
+    # Stored uncompressed with a date of 1980: the bytes depend on the content alone.
     with atomic_write(folder / "train2014.zip", "wb") as file, ZipFile(file, "w") as archive:
         drawn = scenes(seed=seed, image_sizes=image_sizes, images=images)
-        keys = progress(plan) if progress else plan
-        for (_, _, key), (source, split, image_id, scene) in zip(keys, drawn, strict=True):
+        for (_, _, key), (source, split, image_id, scene) in zip(
+            progress(plan), drawn, strict=True
+        ):
             jpeg = io.BytesIO()
             paint(scene, np.random.default_rng([*key, 1])).save(jpeg, "JPEG", quality=90)
             name = f"COCO_train2014_{image_id:012d}.jpg"
@@ -258,17 +258,17 @@ def write_mirror(
                 refs[dataset] += speaker.refs(dataset, split, new, refs[dataset][-1:])
     for dataset, (source, partition) in DATASETS.items():
         instances = {**HEADER, "images": photos[source], "annotations": annotations[source]}
+        pickled = pickle.dumps(refs[dataset], protocol=2)
         with atomic_write(folder / f"{dataset}.zip", "wb") as file, ZipFile(file, "w") as archive:
             archive.writestr(ZipInfo(f"{dataset}/instances.json"), json.dumps(instances).encode())
-            pickled = pickle.dumps(refs[dataset], protocol=2)
             archive.writestr(ZipInfo(f"{dataset}/refs({partition}).p"), pickled)
     with atomic_write(folder / "SHA256SUMS") as sums:
-        for name in sorted(["train2014.zip", *(f"{dataset}.zip" for dataset in DATASETS)]):
+        for name in sorted(f"{name}.zip" for name in ("train2014", *DATASETS)):
             sums.write(f"{checksum(folder / name)}  {name}\n")
 
 
 def annotate(scene: Scene, image_id: int, first_id: int) -> list[Record]:
-    """COCO's annotations of a scene, in the things' order."""
+    """Return COCO's annotations of a scene, in the things' order."""
     annotations = []
     for index, thing in enumerate(scene.things):
         segmentation = segment(scene, index)
@@ -289,12 +289,12 @@ def annotate(scene: Scene, image_id: int, first_id: int) -> list[Record]:
 
 
 def segment(scene: Scene, index: int) -> list[list[float]] | dict[str, list[int]]:
-    """A thing's polygon; COCO's plain run lengths if it is partly hidden or has a hole."""
+    """Return a thing's polygon, or COCO's run lengths if it is partly hidden or has a hole."""
     polygons = outlines(scene.things[index])
     mask = scene.visible(index)
     if len(polygons) == 1 and mask.sum() == (scene.layers[index] >= 128).sum():
         return [polygons[0].ravel().round(2).tolist()]
     flat = mask.ravel(order="F")
     edges = np.flatnonzero(np.diff(flat, prepend=False))
-    counts = np.diff(edges, prepend=0, append=flat.size)  # runs of 0 and 1 by turns, 0 first
+    counts = np.diff(edges, prepend=0, append=flat.size)  # runs of 0 and 1 in turn, 0 first
     return {"counts": counts.tolist(), "size": [scene.height, scene.width]}

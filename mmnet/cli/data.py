@@ -1,4 +1,4 @@
-"""What the commands on data do, from archives to tables, images and OpenAI's weights."""
+"""Commands on data: archives, tables, images and OpenAI's weights."""
 
 import argparse
 from collections.abc import Callable
@@ -49,12 +49,12 @@ def download(arguments: argparse.Namespace) -> None:
         key = f"profiles.{params.profile}.data.{name}"
         local = profile.data.get(name)
         if local is not None:
-            say(f"{name}: not fetched, since {key} names your copy, {paths.source(name, local)}")
+            say(f"{name}: not downloaded: {key} names your copy, {paths.source(name, local)}")
             continue
         try:
-            cure = f"name your copy in {key} in params.yaml"
-            provide(profile.archives[name], paths.archive(name), cure=cure)
-        except DataError as error:  # the others may be to be had
+            remedy = f"name your copy in {key} in params.yaml"
+            provide(profile.archives[name], paths.archive(name), remedy=remedy)
+        except DataError as error:  # the others may be available
             faults.append(str(error))
     if faults:
         raise DataError(" ".join(faults))
@@ -67,34 +67,38 @@ def _check(params: Params, paths: Paths, archives: list[ArchiveName]) -> None:
     files: list[tuple[SourceConfig, Callable[[], Path], str]] = []
     for name in archives or [*profile.archives]:
         local = profile.data.get(name)
-        cure = f"Fetch it again: mmnet download {name}."
+        remedy = f"Fetch it again: mmnet download {name}."
         if local is not None:
-            cure = f"Mend it, or profiles.{params.profile}.data.{name} in params.yaml."
-        files.append((profile.archives[name], partial(paths.source, name, local), cure))
+            remedy = _own_copy(name, params)
+        files.append((profile.archives[name], partial(paths.source, name, local), remedy))
     for tower, config in profile.towers.items():
         if config.pretrained == "openai" and not archives:
-            cure = f"Fetch it again: mmnet download-clip {tower}."
-            files.append((profile.weights[tower], partial(paths.clip, tower), cure))
+            remedy = f"Fetch it again: mmnet download-clip {tower}."
+            files.append((profile.weights[tower], partial(paths.clip, tower), remedy))
     wrong = 0
-    for source, path, cure in files:
+    for source, path, remedy in files:
         try:
-            print(check(source, path(), cure=cure), flush=True)
+            print(check(source, path(), remedy=remedy), flush=True)
         except MMNetError as error:
             print(error, flush=True)
             wrong += 1
     if wrong:
-        raise DataError(f"{wrong} of {len(files)} wrong; their lines say how to mend them.")
+        raise DataError(f"{wrong} of {len(files)} files are wrong; see above how to fix them.")
+
+
+def _own_copy(name: ArchiveName, params: Params) -> str:
+    return f"Fix it, or profiles.{params.profile}.data.{name} in params.yaml."
 
 
 def _verified(name: ArchiveName, params: Params, paths: Paths) -> Path:
-    """What an archive is read from; a folder of the user's is taken as it is."""
+    """Return the path that an archive is read from; a user's folder is not verified."""
     from mmnet.data.download import verify_placed
 
     local = params.active.data.get(name)
     source = paths.source(name, local)
     if not source.is_dir():
-        mend = f"Mend it, or profiles.{params.profile}.data.{name} in params.yaml."
-        verify_placed(params.active.archives[name], source, cure=mend if local else None)
+        remedy = _own_copy(name, params) if local else None
+        verify_placed(params.active.archives[name], source, remedy=remedy)
     return source
 
 
@@ -135,5 +139,5 @@ def download_clip(arguments: argparse.Namespace) -> None:
     name = arguments.tower
     known_tower(name, params, pretrained="openai")
     key = f"profiles.{params.profile}.towers.{name}.pretrained"
-    cure = f"set {key} in params.yaml to the path of your file"
-    provide(params.active.weights[name], paths.clip(name), cure=cure)
+    remedy = f"set {key} in params.yaml to the path of your file"
+    provide(params.active.weights[name], paths.clip(name), remedy=remedy)

@@ -1,8 +1,6 @@
-"""The command line: what each command takes. The files beside this one do it."""
+"""The command line: the arguments of each command. The files beside this one run them."""
 
 import argparse
-import ctypes
-import os
 import signal
 import sys
 from collections.abc import Callable
@@ -11,38 +9,29 @@ from typing import Any
 
 from mmnet.cli import data, pipeline, report, train
 from mmnet.config.tables import TABLES
-from mmnet.runtime.errors import MMNetError, Stopped, UnheardError
-from mmnet.runtime.progress import FIRST, LAUNCHER, tell
-
-PR_SET_PDEATHSIG = 1
-"""Of Linux's prctl: the signal for when the parent is gone."""
+from mmnet.runtime.errors import MMNetError, Stopped
+from mmnet.runtime.launcher import end_with_launcher, is_first, is_recorded
+from mmnet.runtime.system import check_supported
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return its exit code."""
-    _end_with_torchrun()
-    parsed = _parser().parse_args(arguments)
-    command: Callable[[argparse.Namespace], int | None] = parsed.run
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
+        check_supported()
+        end_with_launcher()
+        parsed = _parser().parse_args(arguments, argparse.Namespace(command_line=arguments))
+        command: Callable[[argparse.Namespace], int | None] = parsed.run
         return command(parsed) or 0
-    except MMNetError as error:
-        # All processes of a run stop together, whoever started them.
-        if FIRST or not isinstance(error, Stopped):
-            tell(str(error), is_unheard=isinstance(error, UnheardError))
-        return error.exit_code
+    except MMNetError as caught:
+        error = caught
     except KeyboardInterrupt:
-        tell("interrupted; run the same command again to go on.")
-        return 130
-
-
-def _end_with_torchrun() -> None:
-    """Have SIGTERM sent when torchrun is killed outright: its GPUs are others' then."""
-    if "TORCHELASTIC_RUN_ID" not in os.environ or sys.platform != "linux":
-        return
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    parent = str(os.getppid())
-    if os.environ.get(LAUNCHER, parent) != parent:  # it already was
-        os.kill(os.getpid(), signal.SIGTERM)
+        line = "interrupted. Run the same command again to resume."
+        error = Stopped(line, signal.SIGINT)
+    # All processes of a run stop together, and the first one says so for all.
+    if not is_recorded(error) and (is_first() or not isinstance(error, Stopped)):
+        print(f"mmnet: {error}", file=sys.stderr)
+    return error.exit_code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -125,17 +114,29 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="runs/PROFILE/EXPERIMENT/seedN; default: all",
     )
-    command = add("plan", "Print the runs of tables: FLOPs, GPU hours, memory and disk.")
     command.add_argument(
-        "tables", metavar="TABLE", nargs="*", help=f"{', '.join(TABLES)}; default: all"
+        "--port", type=int, help="also print the address of the runs on MLflow's page at this port"
     )
-    command.add_argument(
-        "--tflops",
-        type=float,
-        default=40.0,
-        metavar="RATE",
-        help="TFLOP/s that the GPU sustains, an assumption; default: %(default)g",
+    status = add("status", "Show what every run is doing, why it is stale, and the hours left.")
+    status.add_argument(
+        "--accept",
+        nargs="+",
+        metavar="RUN",
+        help="EXPERIMENT or EXPERIMENT/seedN: take a finished run as it is, on record, in spite of "
+        "what has changed since",
     )
+    plan = add("plan", "Print the runs of tables: FLOPs, GPU hours, memory and disk.")
+    for command in (status, plan):
+        command.add_argument(
+            "tables", metavar="TABLE", nargs="*", help=f"{', '.join(TABLES)}; default: all"
+        )
+        command.add_argument(
+            "--tflops",
+            type=float,
+            default=40.0,
+            metavar="RATE",
+            help="TFLOP/s that the GPU sustains, an assumption; default: %(default)g",
+        )
     command = add_run(
         "examples", "Write what Figure 5 shows of a run and of its twin without MMP: masks."
     )

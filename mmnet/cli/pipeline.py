@@ -1,20 +1,54 @@
-"""Commands around the runs: plan, describe, MLflow, DVC."""
+"""Commands around the runs: status, plan, describe, MLflow, DVC."""
 
 import argparse
 from pathlib import Path
 
 from mmnet.cli.common import known_name, load
-from mmnet.config.tables import TABLES, rows_of_run
-from mmnet.runtime.errors import ConfigError
+from mmnet.config.tables import TABLES
+from mmnet.runtime.errors import ConfigError, MMNetError
+
+
+def status(arguments: argparse.Namespace) -> None:
+    from mmnet.pipeline.status import status
+
+    if arguments.accept:
+        _accept(arguments)
+        return
+    params, paths = load(arguments)
+    print(status(params, paths, _tables(arguments), tflops=arguments.tflops))
+
+
+def _accept(arguments: argparse.Namespace) -> None:
+    from mmnet.pipeline.accept import accept, named_runs
+    from mmnet.runtime.progress import say
+
+    params, paths = load(arguments)
+    if arguments.tables:
+        raise ConfigError("--accept takes runs, not tables. Give one or the other.")
+    refused = []
+    for experiment, seed in named_runs(arguments.accept, params):
+        config = params.resolve(experiment, seed)
+        run = paths.run(experiment, seed)
+        try:
+            found = accept(config, paths.inputs(config), run)
+            say(f"{run.name}: accepted ({found}); snakemake or `mmnet train` publishes it")
+        except MMNetError as error:  # the others may be acceptable
+            refused.append(str(error))
+    if refused:
+        raise MMNetError("\n".join(refused))
 
 
 def plan(arguments: argparse.Namespace) -> None:
     from mmnet.pipeline.plan import plan
 
     params, paths = load(arguments)
+    print(plan(params, paths, _tables(arguments), tflops=arguments.tflops))
+
+
+def _tables(arguments: argparse.Namespace) -> list[str]:
     for table in arguments.tables:
         known_name(table, dict.fromkeys(TABLES), "table")
-    print(plan(params, paths, arguments.tables, tflops=arguments.tflops))
+    return list(arguments.tables)
 
 
 def describe(arguments: argparse.Namespace) -> None:
@@ -26,10 +60,12 @@ def describe(arguments: argparse.Namespace) -> None:
 
 
 def mlflow_sync(arguments: argparse.Namespace) -> None:
-    from mmnet.tracking.sync import sync_all
+    from mmnet.tracking.live import sync_all
 
     params, paths = load(arguments)
-    sync_all(paths, arguments.folders, params=params, rows_of_run=rows_of_run)
+    store = sync_all(paths, arguments.folders, params)
+    if arguments.port:
+        print(store.page(paths.profile, f"http://127.0.0.1:{arguments.port}"))
 
 
 def adopt(arguments: argparse.Namespace) -> None:

@@ -22,7 +22,7 @@ def report(arguments: argparse.Namespace) -> None:
     elif arguments.table == "claims":
         from mmnet.report.claims.write import write_claims
 
-        write_claims((lambda *run: paths.run(*run).rows), RESULTS, params=params)
+        write_claims(lambda *run: paths.run(*run).rows, RESULTS, params=params)
     elif arguments.table == "parameters":
         from mmnet.report.pages.parameters import write_parameters
 
@@ -33,28 +33,28 @@ def report(arguments: argparse.Namespace) -> None:
 
 
 def _report_table(table: str, params: Params, paths: Paths, *, from_mlflow: bool) -> None:
-    from mmnet.report.tables.ablations import write_ablation
-    from mmnet.report.tables.table1 import write_table1
+    from mmnet.report.tables.write import write_table
+    from mmnet.tracking.from_mlflow import write_scores
 
     with tempfile.TemporaryDirectory() as folder:
-        scores = [paths.run(*run).scores for run in runs_of(table, params)]
-        # Those that are not there are named together.
-        scores = [path for path in scores if path.exists()]
         if from_mlflow:
-            from mmnet.tracking.from_mlflow import write_scores
-
             scores = write_scores(table, Path(folder), params=params)
-        if table == "table1":
-            write_table1(scores, RESULTS, params=params)
         else:
-            write_ablation(table, scores, RESULTS, params=params)
+            scores = _existing_scores(table, params, paths)
+        write_table(table, scores, RESULTS, params=params)
+
+
+def _existing_scores(table: str, params: Params, paths: Paths) -> list[Path]:
+    """Return the score files that exist; the report names all missing runs in one message."""
+    files = [paths.run(*run).scores for run in runs_of(table, params)]
+    return [path for path in files if path.exists()]
 
 
 def curves(arguments: argparse.Namespace) -> None:
     from mmnet.report.pages.curves import write_curves
 
     params, paths = load(arguments)
-    write_curves((lambda *run: paths.run(*run).metrics), RESULTS, params=params)
+    write_curves(lambda *run: paths.run(*run).metrics, RESULTS, params=params)
 
 
 def paper(arguments: argparse.Namespace) -> None:
@@ -65,15 +65,14 @@ def paper(arguments: argparse.Namespace) -> None:
 
 
 def figure(arguments: argparse.Namespace) -> None:
-    from mmnet.config.tables import runs_of, shown_run
+    from mmnet.config.tables import shown_run
     from mmnet.report.figures.figure4 import write_figure4
-    from mmnet.report.figures.mask_figures import write_figure5, write_figure6
+    from mmnet.report.figures.figure5 import write_figure5
+    from mmnet.report.figures.figure6 import write_figure6
 
     params, paths = load(arguments)
     if arguments.number == 4:
-        scores = [paths.run(*run).scores for run in runs_of("table2", params)]
-        # Those that are not there are named together.
-        write_figure4([path for path in scores if path.exists()], RESULTS, params=params)
+        write_figure4(_existing_scores("table2", params, paths), RESULTS, params=params)
         return
     config = params.resolve(shown_run(params), params.seeds[0])
     name, seed, label = config.experiment, config.seed, params.active.label

@@ -8,12 +8,12 @@ import argparse
 import contextlib
 from pathlib import Path
 
-from mmnet.cli.common import computing, known_tower, load, load_run, shared_out
+from mmnet.cli.common import computing, known_tower, launched, load, load_run
 from mmnet.config.identity import Identity, RunInputs, training_identity
 from mmnet.config.schema import Config, Params
 from mmnet.config.tables import rows_of_run
 from mmnet.runtime.errors import ConfigError, DataError
-from mmnet.runtime.progress import FIRST
+from mmnet.runtime.launcher import is_first
 
 
 def pretrain(arguments: argparse.Namespace) -> None:
@@ -35,22 +35,20 @@ def pretrain(arguments: argparse.Namespace) -> None:
 
 
 def train(arguments: argparse.Namespace) -> int | None:
+    from mmnet.tracking.live import recorded
+    from mmnet.tracking.provenance import check_clean
     from mmnet.train.loop import fit
 
     params, _ = load(arguments)
     config, paths, run = load_run(arguments)
     if params.mlflow.require_clean:
-        from mmnet.tracking.provenance import check_clean
-
         check_clean(Path())
-    if (code := shared_out(config, arguments.device)) is not None:
+    if (code := launched(arguments, config)) is not None:
         return code
     inputs = paths.inputs(config)
-    identity = _checked_identity(config, inputs, params) if FIRST else None
+    identity = _checked_identity(config, inputs, params) if is_first() else None
     with computing(arguments.device, config.train) as device, contextlib.ExitStack() as recording:
         if params.mlflow.enabled and identity:  # of several processes, the first records
-            from mmnet.tracking.live import recorded
-
             tables = rows_of_run(config, params)
             recording.enter_context(recorded(config, run, identity, tables, device))
         fit(config, identity, inputs=inputs, run=run, device=device)
@@ -75,12 +73,12 @@ def predict(arguments: argparse.Namespace) -> int | None:
     from mmnet.evaluate.preview import write_predictions
 
     config, paths, run = load_run(arguments)
-    if (code := shared_out(config, arguments.device)) is not None:
+    if (code := launched(arguments, config)) is not None:
         return code
     checkpoint, inputs = arguments.checkpoint or run.checkpoint, paths.inputs(config)
     with computing(arguments.device, config.train) as device:
         predict_splits(config, inputs, checkpoint=checkpoint, output=run.rows, device=device)
-        if FIRST:
+        if is_first():
             write_predictions(config, inputs, checkpoint=checkpoint, run=run, device=device)
     return None
 
@@ -88,6 +86,7 @@ def predict(arguments: argparse.Namespace) -> int | None:
 def evaluate(arguments: argparse.Namespace) -> None:
     from mmnet.evaluate.metrics import percents, score_run
     from mmnet.runtime.files import write_json
+    from mmnet.tracking.live import send
 
     params, _ = load(arguments)
     config, _, run = load_run(arguments)
@@ -95,8 +94,6 @@ def evaluate(arguments: argparse.Namespace) -> None:
     write_json(run.percents, percents(scores))
     write_json(run.scores, scores)
     if params.mlflow.enabled:
-        from mmnet.tracking.live import send
-
         send(run, rows_of_run(config, params))
 
 

@@ -25,6 +25,8 @@ _TRAINING = (
     *("train/loop.py", "train/recipe.py", "train/run_state.py", "train/step.py"),
 )
 
+_REPORT = ("config/tables.py", "report/published.csv", "report/render.py", "report/templates/*")
+
 RULES: dict[str, tuple[str, ...]] = {
     "draw_scenes": ("benchmark/language.py", "benchmark/scenes.py"),
     "prepare": ("data/prepare.py", "data/refer.py", "data/tokenizer.py", "data/unpack.py"),
@@ -50,8 +52,8 @@ RULES: dict[str, tuple[str, ...]] = {
 SHAPES_NO_NUMBER = (
     "config/*",  # values count themselves, in `Config.training_values`
     *("runtime/errors.py", "runtime/files.py", "runtime/fingerprint.py", "runtime/gpus.py"),
-    *("runtime/progress.py", "runtime/signals.py"),
-    *("data/download.py", "data/transfer.py", "data/loader.py"),
+    *("runtime/launcher.py", "runtime/progress.py", "runtime/signals.py", "runtime/system.py"),
+    *("data/download.py", "data/loader.py"),
     "model/checkpoint.py",
 )
 """Of the packages below `report`: files that no rule's results depend on."""

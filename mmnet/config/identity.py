@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,15 @@ class RunInputs:
         """Files that do not exist yet, which an identity needs."""
         files = (self.table, self.manifest, self.weights)
         return [path for path in files if path is not None and not path.is_file()]
+
+    def checksums(self, of: Callable[[Path], str] = checksum) -> dict[str, str | None]:
+        """Return the SHA-256 of each input that exists; None of weights that are random."""
+        files = {"table": self.table, "images": self.manifest, "weights": self.weights}
+        return {
+            name: of(path) if path else None
+            for name, path in files.items()
+            if path is None or path.is_file()
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,11 +90,7 @@ def training_identity(config: Config, inputs: RunInputs) -> Identity:
         raise DataError(f"{missing[0]}: not found. Make it first: mmnet {how[missing[0]]}.")
     return Identity(
         values=config.training_values(),
-        data={
-            "table": checksum(inputs.table),
-            "images": checksum(inputs.manifest),
-            "weights": checksum(weights) if weights else None,
-        },
+        data=inputs.checksums(),
         code=code("train", config),
     )
 

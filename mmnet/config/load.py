@@ -7,14 +7,36 @@ from typing import Any
 import yaml
 
 from mmnet.config.messages import did_you_mean, validate
-from mmnet.config.overrides import apply_override
-from mmnet.config.schema import Params, TrainConfig
+from mmnet.config.overrides import with_override
+from mmnet.config.schema import Params, ProfileConfig, TrainConfig
 from mmnet.runtime.errors import ConfigError
 from mmnet.runtime.files import atomic_write
 
 
+class UniqueKeys(yaml.SafeLoader):
+    """Refuse duplicate keys, of which YAML's own loader takes the last.
+
+    A key beside a merge (`<<: *other`) is no duplicate of the merged one: it overrides it.
+    """
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            name = (key.tag, str(key.value))
+            if name in seen:
+                message = f"duplicate key {key.value!r}; remove one"
+                raise yaml.composer.ComposerError(None, None, message, key.start_mark)
+            seen.add(name)
+        return node
+
+
 def load_params(path: Path, overrides: list[str] | None = None) -> Params:
-    """Read and check params.yaml; `overrides` are KEY=VALUE, keys dotted, values YAML."""
+    """Read and check params.yaml; `overrides` are KEY=VALUE, keys dotted, values YAML.
+
+    Raises:
+        ConfigError: it cannot be read, or a value does not fit the schema or the other values.
+    """
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), UniqueKeys)
     except FileNotFoundError:
@@ -24,7 +46,7 @@ def load_params(path: Path, overrides: list[str] | None = None) -> Params:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     for override in overrides or []:
-        apply_override(values, override)
+        values = with_override(values, override)
     return check_params(values)
 
 
@@ -41,21 +63,12 @@ def write_resolved(params: Params, folder: Path) -> Path:
     return path
 
 
-class UniqueKeys(yaml.SafeLoader):
-    """YAML's loader takes the last of two equal keys; this one refuses them."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands twice; drop one", node.start_mark
-                )
-        return super().construct_mapping(node, deep)
-
-
 def check_params(values: Any) -> Params:
-    """Check the whole of params.yaml, every experiment of the active profile included."""
+    """Check the whole of params.yaml, every experiment of the active profile included.
+
+    Raises:
+        ConfigError: a value does not fit the schema or the other values.
+    """
     params: Params = validate(Params, values, "")
     if params.profile not in params.profiles:
         raise ConfigError(
@@ -63,33 +76,37 @@ def check_params(values: Any) -> Params:
             + did_you_mean(params.profile, params.profiles)
         )
     if len(set(params.seeds)) != len(params.seeds):
-        raise ConfigError(f"params.yaml: seeds: {params.seeds} names a seed twice. Drop one.")
+        raise ConfigError(f"params.yaml: seeds: {params.seeds} has duplicate seeds; remove one.")
     for name, profile in params.profiles.items():
-        lacking = {*profile.datasets, "train2014"} - {*profile.archives}
-        if lacking:
-            raise ConfigError(
-                f"params.yaml: profiles.{name}.archives lacks {', '.join(sorted(lacking))}. Add it."
-            )
-        unknown = {*(profile.pretrain.captions if profile.pretrain else [])} - {*profile.datasets}
-        if unknown:
-            raise ConfigError(
-                f"params.yaml: profiles.{name}.pretrain.captions names {', '.join(unknown)}, which "
-                f"profiles.{name}.datasets lacks. Known: {', '.join(profile.datasets)}."
-            )
-        for tower, values in profile.towers.items():
-            trained = {**profile.train.model_dump(), **values.train}
-            validate(TrainConfig, trained, f"profiles.{name}.towers.{tower}.train")
-            if values.pretrained == "openai" and tower not in profile.weights:
-                raise ConfigError(
-                    f"params.yaml: profiles.{name}.weights lacks {tower}, whose `pretrained` is "
-                    "openai. Add where its file lies."
-                )
-        captioned = [t for t, tower in profile.towers.items() if tower.pretrained == "captions"]
-        if captioned and profile.pretrain is None:
-            raise ConfigError(
-                f"params.yaml: profiles.{name}.pretrain is null, but towers {captioned} are to be "
-                "pre-trained on captions. Give its values, or another `pretrained`."
-            )
+        _check_profile(f"profiles.{name}", profile)
     for experiment in params.experiments:
         params.resolve(experiment, params.seeds[0])
     return params
+
+
+def _check_profile(where: str, profile: ProfileConfig) -> None:
+    lacking = {*profile.datasets, "train2014"} - {*profile.archives}
+    if lacking:
+        raise ConfigError(
+            f"params.yaml: {where}.archives lacks {', '.join(sorted(lacking))}. Add it."
+        )
+    unknown = {*(profile.pretrain.captions if profile.pretrain else [])} - {*profile.datasets}
+    if unknown:
+        raise ConfigError(
+            f"params.yaml: {where}.pretrain.captions names {', '.join(unknown)}, which "
+            f"{where}.datasets lacks. Known: {', '.join(profile.datasets)}."
+        )
+    for name, tower in profile.towers.items():
+        trained = {**profile.train.model_dump(), **tower.train}
+        validate(TrainConfig, trained, f"{where}.towers.{name}.train")
+        if tower.pretrained == "openai" and name not in profile.weights:
+            raise ConfigError(
+                f"params.yaml: {where}.weights lacks {name}, whose `pretrained` is openai. Add "
+                "its source."
+            )
+    captioned = [name for name, tower in profile.towers.items() if tower.pretrained == "captions"]
+    if captioned and profile.pretrain is None:
+        raise ConfigError(
+            f"params.yaml: {where}.pretrain is null, but towers {captioned} are pre-trained on "
+            "captions. Set it, or another `pretrained` for them."
+        )

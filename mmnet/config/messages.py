@@ -1,4 +1,4 @@
-"""Refusing what does not fit the schema, in one line that names the place and the nearest key."""
+"""One-line errors for values that do not fit the schema: the place and the nearest known key."""
 
 import difflib
 import re
@@ -10,10 +10,15 @@ from mmnet.runtime.errors import ConfigError
 
 
 def validate(model: type[Any], values: Any, where: str) -> Any:
+    """Return the values as the model; `where` is their place in params.yaml.
+
+    Raises:
+        ConfigError: they do not fit; the message names the first mistake.
+    """
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        # A mistyped key is both unknown and missed: its unknown half tells more.
+        # A mistyped key is reported twice, as unknown and as missing: the first helps more.
         first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
         location = [str(part) for part in first["loc"] if part != "[key]"]
         dotted = ".".join([*([where] if where else []), *location]) or "the file"
@@ -24,7 +29,9 @@ def validate(model: type[Any], values: Any, where: str) -> Any:
 def _advice(model: type[BaseModel], error: Any) -> str:
     kind, location, value = error["type"], error["loc"], error["input"]
     if kind == "extra_forbidden":
-        return "is unknown." + did_you_mean(str(location[-1]), _fields_at(model, location[:-1]))
+        options = schema_at(model, location[:-1])
+        known = [name for option in options for name in option.get("properties", {})]
+        return "is unknown." + did_you_mean(str(location[-1]), known)
     if kind == "missing":
         return "is missing. Add it."
     if kind == "literal_error":
@@ -39,26 +46,27 @@ def _advice(model: type[BaseModel], error: Any) -> str:
     return f"{shown}{message}."
 
 
-def _fields_at(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
-    """Names the schema knows at a place, found by walking it."""
+def schema_at(model: type[BaseModel], location: tuple[Any, ...]) -> list[dict[str, Any]]:
+    """Return what the model allows at a place, as JSON schemas; none where it allows anything."""
     schema = model.model_json_schema()
-    node: Any = schema
-
-    def resolved(node: Any) -> Any:
-        for option in node.get("anyOf", []):
-            if option.get("type") != "null":
-                node = option
-        if "$ref" in node:
-            node = schema["$defs"][node["$ref"].rsplit("/", 1)[1]]
-        return node
-
-    for part in location:
-        node = resolved(node)
-        patterns = list(node.get("patternProperties", {}).values())
-        node = node.get("properties", {}).get(part) or node.get("additionalProperties") or patterns
-        node = node[0] if isinstance(node, list) and node else node
-        node = node if isinstance(node, dict) else {}
-    return list(resolved(node).get("properties", {}))
+    options: list[Any] = [schema]
+    for part in (*location, None):
+        options = [option for node in options for option in node.get("anyOf", [node])]
+        options = [
+            schema["$defs"][node["$ref"].rsplit("/", 1)[1]] if "$ref" in node else node
+            for node in options
+        ]
+        if part is None:
+            break
+        inner = [
+            node.get("properties", {}).get(part)
+            or node.get("additionalProperties")
+            or node.get("items")
+            or next(iter(node.get("patternProperties", {}).values()), None)
+            for node in options
+        ]
+        options = [node for node in inner if isinstance(node, dict)]
+    return options
 
 
 def did_you_mean(word: Any, known: Any) -> str:

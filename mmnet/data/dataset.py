@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -19,12 +20,12 @@ from mmnet.data.transforms import Placement, letterbox, mask_to_grid, place
 from mmnet.runtime.errors import DataError
 
 MASK_STRIDE = 4
-"""Of the grid the loss is taken on: H/4 (reading 9)."""
+"""Stride of the grid on which the loss is computed: H/4 (reading 9)."""
 
 
 class Item(NamedTuple):
     image: Tensor
-    """(3, H, W) bytes"""
+    """(3, H, W) uint8"""
     tokens: Tensor
     """(L,)"""
     mask: Tensor
@@ -32,7 +33,7 @@ class Item(NamedTuple):
 
 
 def read_image(path: Path) -> Tensor:
-    """Decode an image to (3, h, w) bytes.
+    """Decode an image to (3, h, w) uint8.
 
     Raises:
         DataError: it is missing or damaged.
@@ -56,7 +57,7 @@ def read_mask(counts: bytes, height: int, width: int) -> Tensor:
 
 
 def read_square(path: Path, placement: Placement) -> Tensor:
-    """Decode an image into the model's square: (3, H, W) bytes.
+    """Decode an image and letterbox it: (3, H, W) uint8.
 
     Raises:
         DataError: it is missing, damaged, or of another size than its annotation says.
@@ -65,15 +66,15 @@ def read_square(path: Path, placement: Placement) -> Tensor:
     if image.shape[1:] != (placement.height, placement.width):
         raise DataError(
             f"{path}: is {image.shape[2]}x{image.shape[1]} pixels, its annotation says "
-            f"{placement.width}x{placement.height}. The two are not of one release: fetch again."
+            f"{placement.width}x{placement.height}. They are of different releases: fetch again."
         )
     return letterbox(image, placement)
 
 
 class TrainItems(Dataset[Item]):
-    """One epoch: every referred object once, with one of its sentences, in a drawn order.
+    """One epoch: every referred object once, with one of its sentences, in random order.
 
-    Order and sentences are a function of seed and epoch alone (reading 11).
+    Order and sentences depend on seed and epoch alone (reading 11).
     """
 
     def __init__(
@@ -87,7 +88,8 @@ class TrainItems(Dataset[Item]):
         max_length: int,
     ) -> None:
         rows = read_table(table, ["train"])
-        self.records = list(rows.itertuples(index=False))
+        # Not itertuples: where readers are not forked (macOS), items are pickled.
+        self.records = [SimpleNamespace(**row) for row in rows.to_dict("records")]  # type: ignore[arg-type]
         self.images, self.seed = images, seed
         self.image_size, self.resize = image_size, resize
         self.tokens, self.num_cut = tokenize(list(rows["sentence"]), max_length)
@@ -96,7 +98,7 @@ class TrainItems(Dataset[Item]):
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw the epoch's order and sentences."""
+        """Draw the order and the sentences of an epoch."""
         draw = np.random.default_rng([self.seed, epoch])
         chosen = [rows[draw.integers(len(rows))] for rows in self.rows_of_ref]
         self.order = draw.permutation(np.asarray(chosen))
@@ -121,7 +123,7 @@ class ImageBatch(NamedTuple):
     """Some images of an evaluation split, and all their sentences."""
 
     images: Tensor
-    """(I, 3, H, W) bytes"""
+    """(I, 3, H, W) uint8"""
     placements: list[Placement]
     tokens: Tensor
     """(S, L)"""
@@ -132,11 +134,11 @@ class ImageBatch(NamedTuple):
 
 
 class EvaluationItems(Dataset[ImageBatch]):
-    """Evaluation splits, an image with all its sentences together, so that none is encoded twice.
+    """Evaluation splits, each image with all its sentences, so that no image is encoded twice.
 
-    Images come in the order of their numbers; a batch ends with the image that brings it to
-    `batch_size` sentences. No batch spans two splits: a split's rows are the same with or without
-    the others.
+    Images come in the order of their ids; a batch ends with the image that brings it to
+    `batch_size` sentences. No batch spans two splits, so a split's batches are the same with or
+    without the others.
     """
 
     def __init__(
@@ -224,5 +226,5 @@ def evaluation_items(
 
 
 def stack_images(images: Sequence[Tensor]) -> Tensor:
-    """Stack squares (3, H, W) as they lie in memory, as views of (H, W, 3)."""
+    """Stack images (3, H, W) without rearranging memory: each is a view of (H, W, 3)."""
     return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)

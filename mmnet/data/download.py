@@ -1,32 +1,48 @@
-"""Fetch a file from its mirrors, whatever the network does, and believe its checksum only."""
+"""Download files from their mirrors: resumed where they broke off, accepted by checksum only."""
 
 import hashlib
 import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from time import sleep
+from urllib.parse import unquote
+
+import requests
+from urllib3.exceptions import HTTPError
+from urllib3.util import Retry
 
 from mmnet.config.paths import Paths
 from mmnet.config.schema import SourceConfig
-from mmnet.data.transfer import file_name, size_of, transfer
 from mmnet.runtime.errors import DataError, MMNetError
-from mmnet.runtime.files import atomic_write, locked, writing
+from mmnet.runtime.files import atomic_write, check_room, locked, writing
 from mmnet.runtime.progress import readable, say, track
 
-CHUNK = 1 << 20
-LONG = 10**9  # bytes; to verify more takes so long that its progress is shown
+TIMEOUT = (20.0, 60.0)  # seconds without a connection, without a byte
+ATTEMPTS = 6  # in a row without a new byte; then the next mirror
+MAX_PAUSE = 60.0  # seconds; pauses between attempts double from 1 s up to it
+MAX_RETRY_AFTER = 600.0  # seconds that a server may ask us to wait
+BUSY = (429, 500, 502, 503, 504)
+CHUNK = 1 << 17
+LARGE = 10**9  # bytes; verifying more than this shows its progress
 
 
-def fetch(source: SourceConfig, path: Path, *, cure: str | None = None) -> str:
-    """Place a verified copy of the file at `path`, from the first mirror that has it; return
-    its SHA-256.
+class _Interrupted(Exception):
+    """An attempt that failed and may be repeated."""
 
-    What has come of it lies in a dot-file beside `path`: an interrupted fetch goes on from there,
-    in another process too, and from another mirror. `cure` says what else one can do.
+
+def fetch(source: SourceConfig, path: Path, *, remedy: str | None = None) -> str:
+    """Place a verified copy of the file at `path`, from the first mirror that has it.
+
+    What has arrived is kept in a dot-file beside `path`; an interrupted download resumes from it,
+    in another process and from another mirror too. `remedy` says what else the user can do.
+
+    Returns:
+        The file's SHA-256.
 
     Raises:
-        DataError: no mirror has it; the line says what was wrong with each.
-        MMNetError: the disk is full, or another process fetches this very file.
+        DataError: no mirror has it; the message gives the reason for each.
+        MMNetError: the disk is full, or another process is downloading this file.
     """
     part = _part(path)
     faults = []
@@ -44,126 +60,96 @@ def fetch(source: SourceConfig, path: Path, *, cure: str | None = None) -> str:
             part.replace(path)
             say(f"{path}: {readable(path.stat().st_size)}, sha256 {sha256}")
             return sha256
-        if not size_of(part):
+        if not _size(part):
             part.unlink(missing_ok=True)
-    put = f"the file at {path} yourself, or {cure or 'mend profiles.*.archives in params.yaml'}."
-    draw = (
-        "Draw the procedural archives first (mmnet shapes), or put" if source.checksums else "Put"
+    first = "Draw the procedural archives (mmnet shapes), or put" if source.checksums else "Put"
+    remedy = remedy or "fix profiles.*.archives in params.yaml"
+    raise DataError(
+        f"{path.name}: no mirror has it: {' | '.join(faults)} | "
+        f"{first} the file at {path} yourself, or {remedy}."
     )
-    raise DataError(f"{path.name}: no mirror has it: {' | '.join(faults)} | {draw} {put}")
 
 
-def verify(source: SourceConfig, path: Path, *, name: str) -> str:
-    """Check size and checksum; return the SHA-256.
-
-    Raises:
-        DataError: they differ; `name` says of what.
-        MMNetError: the file may not be read.
-    """
-    algorithm = "md5" if source.md5 else "sha256"
-    expected = source.md5 or source.sha256 or _published(source)
-    try:
-        size = path.stat().st_size
-        if source.bytes is not None and size != source.bytes:
-            raise DataError(f"{name}: has {size} bytes, expected {source.bytes}.")
-        found = _checksums(path, {algorithm, "sha256"}, name)
-    except OSError as error:
-        raise MMNetError(
-            f"{name}: cannot be read: {error.strerror}. Mend its permissions, then run again."
-        ) from None
-    if found[algorithm] != expected:
-        raise DataError(f"{name}: {algorithm} is {found[algorithm]}, expected {expected}.")
-    return found["sha256"]
-
-
-def verify_placed(source: SourceConfig, path: Path, *, cure: str | None = None) -> str:
-    """Check a file that lies in its place, whoever put it there; return the SHA-256.
-
-    `cure` is what to do about it, where the file is not ours to be deleted and fetched again.
-
-    Raises:
-        DataError: it is missing or not the right one.
-    """
-    must_exist(path, cure)
-    try:
-        sha256 = verify(source, path, name=str(path))
-        sums = Paths.fetched(path)
-        recorded = _sums(sums).get(path.name) if source.md5 and sums.is_file() else None
-        if recorded not in (None, sha256):
-            raise DataError(f"{path}: sha256 is {sha256}, {sums.name} has {recorded}.")
-    except DataError as error:
-        raise DataError(f"{error} {cure or 'Delete it, then run again.'}") from None
-    return sha256
-
-
-def provide(source: SourceConfig, path: Path, *, cure: str) -> None:
-    """As `fetch`, unless the right file is there already; its SHA-256 is written beside it."""
+def provide(source: SourceConfig, path: Path, *, remedy: str) -> None:
+    """Fetch the file unless the right one is at `path`; write its SHA-256 beside it."""
     sha256 = None
     if path.is_file():
         try:
-            sha256 = verify_placed(source, path, cure="Fetching it again.")
+            sha256 = verify_placed(source, path, remedy="Fetching it again.")
             say(f"{path}: there already, sha256 {sha256}")
         except DataError as error:
             say(str(error))
-    sha256 = sha256 or fetch(source, path, cure=cure)
+    sha256 = sha256 or fetch(source, path, remedy=remedy)
     with atomic_write(Paths.fetched(path)) as file:
         file.write(f"{sha256}  {path.name}\n")
 
 
-def check(source: SourceConfig, path: Path, *, cure: str) -> str:
-    """Return a line on what lies at `path`.
+def check(source: SourceConfig, path: Path, *, remedy: str) -> str:
+    """Return a line on the file at `path`.
 
     Raises:
         DataError: it is the wrong file.
     """
     if path.is_dir():
-        return f"{path}: there; a folder, which nothing can verify"
+        return f"{path}: a folder, not verified"
     if not path.exists():
-        has = size_of(_part(path))
-        return f"{path}: not there" + (f"; {readable(has)} of it are, to go on from" if has else "")
-    return f"{path}: right, sha256 {verify_placed(source, path, cure=cure)}"
+        size = _size(_part(path))
+        return f"{path}: missing" + (f"; {readable(size)} of it downloaded" if size else "")
+    return f"{path}: correct, sha256 {verify_placed(source, path, remedy=remedy)}"
 
 
-def must_exist(archive: Path, cure: str | None = None) -> None:
+def must_exist(archive: Path, remedy: str | None = None) -> None:
     if not archive.is_file():
-        cure = cure or f"Fetch it first: mmnet download {archive.stem}."
-        raise DataError(f"{archive}: not found. {cure}")
+        remedy = remedy or f"Fetch it first: mmnet download {archive.stem}."
+        raise DataError(f"{archive}: not found. {remedy}")
 
 
-def _part(path: Path) -> Path:
-    return path.with_name(f".{path.name}.part")
+def verify_placed(source: SourceConfig, path: Path, *, remedy: str | None = None) -> str:
+    """Check the file at its final place, whoever put it there; return its SHA-256.
 
-
-def _fetch_from(url: str, source: SourceConfig, part: Path) -> str:
-    """Complete `part` from this mirror and verify it; a wrong one is deleted."""
-    is_its_own = transfer(url, part, source.bytes)
+    Raises:
+        DataError: it is missing or the wrong one; the message ends with `remedy`.
+    """
+    must_exist(path, remedy)
     try:
-        return verify(source, part, name=url)
+        sha256 = _verify(source, path, name=str(path))
+        sums = Paths.fetched(path)
+        recorded = _sums(sums).get(path.name) if source.md5 and sums.is_file() else None
+        if recorded not in (None, sha256):
+            raise DataError(f"{path}: sha256 is {sha256}, {sums.name} has {recorded}.")
     except DataError as error:
-        part.unlink()
-        if is_its_own:
-            raise
-        say(f"{error} Part of that came from elsewhere: fetched once more, from its start.")
-        return _fetch_from(url, source, part)
+        raise DataError(f"{error} {remedy or 'Delete it, then run again.'}") from None
+    return sha256
 
 
-def _checksums(path: Path, algorithms: set[str], name: str) -> dict[str, str]:
-    hashes = {algorithm: hashlib.new(algorithm) for algorithm in algorithms}
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        chunks: Iterable[bytes] = iter(lambda: file.read(CHUNK), b"")
-        if size > LONG:
-            chunks = track(
-                chunks, name=f"verifying {file_name(name)}", total=size, unit="B", size=len
-            )
-        for chunk in chunks:
-            for value in hashes.values():
-                value.update(chunk)
-    return {algorithm: value.hexdigest() for algorithm, value in hashes.items()}
+def _verify(source: SourceConfig, path: Path, *, name: str) -> str:
+    """Check size and checksum, calling the file `name` in messages; return the SHA-256."""
+    algorithm = "md5" if source.md5 else "sha256"
+    expected = source.md5 or source.sha256 or _published(source)
+    hashes = {key: hashlib.new(key) for key in (algorithm, "sha256")}
+    try:
+        size = path.stat().st_size
+        _check_size(name, size, source.bytes)
+        with path.open("rb") as file:
+            chunks: Iterable[bytes] = iter(lambda: file.read(CHUNK), b"")
+            if size > LARGE:
+                shown = f"verifying {_file_name(name)}"
+                chunks = track(chunks, name=shown, total=size, unit="B", size=len)
+            for chunk in chunks:
+                for value in hashes.values():
+                    value.update(chunk)
+    except OSError as error:
+        raise MMNetError(
+            f"{name}: cannot be read: {error.strerror}. Fix its permissions, then run again."
+        ) from None
+    if (found := hashes[algorithm].hexdigest()) != expected:
+        raise DataError(f"{name}: {algorithm} is {found}, expected {expected}.")
+    return hashes["sha256"].hexdigest()
 
 
 def _published(source: SourceConfig) -> str:
-    sums, name = Path(source.checksums or ""), file_name(source.urls[0])
+    """Return the SHA-256 in the SHA256SUMS of a local mirror."""
+    sums, name = Path(source.checksums or ""), _file_name(source.urls[0])
     digest = _sums(sums).get(name)
     if digest is None:
         raise DataError(f"{sums}: has no line for {name}. Make the mirror again.")
@@ -171,9 +157,133 @@ def _published(source: SourceConfig) -> str:
 
 
 def _sums(path: Path) -> dict[str, str]:
-    """Return the digests of a file as `sha256sum` writes it, by name."""
+    """Return the digests in a file of sha256sum's format, by file name."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error}).") from None
     return {name: digest for digest, name in re.findall(r"^([0-9a-f]{64}) [ *](.+)$", text, re.M)}
+
+
+def _check_size(name: str, size: int | None, expected: int | None) -> None:
+    if expected not in (None, size):
+        raise DataError(f"{name}: has {size} bytes, expected {expected}.")
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(f".{path.name}.part")
+
+
+def _size(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0
+
+
+def _file_name(url: str) -> str:
+    return unquote(url).rsplit("/", 1)[-1]
+
+
+def _fetch_from(url: str, source: SourceConfig, part: Path) -> str:
+    """Complete `part` from this mirror and verify it; a wrong one is deleted."""
+    if url.startswith("file:"):
+        part.unlink(missing_ok=True)
+    begun = _size(part)
+    if begun:
+        say(f"{url}: resuming at {readable(begun)}")
+    complete = _copy if url.startswith("file:") else _download
+    complete(url, part, source.bytes)
+    try:
+        return _verify(source, part, name=url)
+    except DataError as error:
+        part.unlink()
+        if not begun:
+            raise
+        say(f"{error} Its beginning came from elsewhere: downloading all of it from here.")
+    return _fetch_from(url, source, part)
+
+
+def _copy(url: str, part: Path, expected: int | None) -> None:
+    original = Path(unquote(url.removeprefix("file:")))
+    if not (original.is_file() and os.access(original, os.R_OK)):
+        raise DataError(f"{url}: not found, or not readable.")
+    size = original.stat().st_size
+    _check_size(url, size, expected)
+    check_room(part, size)
+    with original.open("rb") as file:
+        _write(iter(lambda: file.read(CHUNK), b""), url, part, 0, size)
+
+
+def _download(url: str, part: Path, expected: int | None) -> None:
+    """Download what `part` lacks, until ATTEMPTS in a row bring no new byte."""
+    largest, failed = _size(part), 0
+    with requests.Session() as session:
+        session.headers["Accept-Encoding"] = "identity"
+        while expected is None or _size(part) < expected:
+            wait = None
+            have = _size(part)
+            headers = {"Range": f"bytes={have}-"} if have else {}
+            try:
+                with session.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+                    if response.status_code in BUSY:
+                        wait = Retry().get_retry_after(response.raw)
+                        raise _Interrupted(f"{response.status_code} {response.reason}")
+                    _receive(response, url, part, expected)
+                    return
+            except (_Interrupted, HTTPError, requests.ConnectionError, requests.Timeout) as error:
+                fault = _reason(error)
+            except requests.RequestException as error:
+                raise DataError(f"{url}: {_reason(error)}.") from None
+            failed = 0 if _size(part) > largest else failed + 1
+            if failed == ATTEMPTS:
+                raise DataError(f"{url}: {fault}; no new byte in {ATTEMPTS} attempts.")
+            largest = max(largest, _size(part))
+            pause = min(wait, MAX_RETRY_AFTER) if wait else min(2 ** max(failed - 1, 0), MAX_PAUSE)
+            say(f"{url}: {fault}, at {readable(_size(part))}. Trying again in {pause:.0f} s")
+            sleep(pause)
+
+
+def _receive(response: requests.Response, url: str, part: Path, expected: int | None) -> None:
+    """Write the body to `part`, from zero where the server ignores Range.
+
+    Raises:
+        DataError: the mirror does not have the file, or has one of another size.
+        _Interrupted: the body ended early, or is not the part requested.
+    """
+    have, status = _size(part), response.status_code
+    if status not in ((200, 206, 416) if have else (200,)):
+        raise DataError(f"{url}: {status} {response.reason}.")
+    extent = response.headers.get("Content-Range", "")
+    size = response.headers.get("Content-Length", "") if status == 200 else extent.split("/")[-1]
+    total = int(size) if size.isdigit() else expected
+    _check_size(url, total, expected)
+    if status == 416:
+        return  # no more bytes: the file is complete or wrong, as its checksum tells
+    if status == 206 and not extent.startswith(f"bytes {have}-"):
+        part.unlink()
+        raise _Interrupted("sent other bytes than requested; starting from zero")
+    check_room(part, (total or have) - have)
+    # requests' iter_content drops what it has of a chunk when the connection breaks.
+    chunks = iter(lambda: response.raw.read1(CHUNK, decode_content=False) or b"", b"")
+    _write(chunks, url, part, have if status == 206 else 0, total)
+    if total is not None and _size(part) < total:
+        raise _Interrupted("ended early")
+
+
+def _write(chunks: Iterable[bytes], url: str, part: Path, start: int, total: int | None) -> None:
+    shown = track(chunks, name=_file_name(url), total=total, done=start, unit="B", size=len)
+    with part.open("ab" if start else "wb") as file:
+        for chunk in shown:
+            start += len(chunk)
+            if total is not None and start > total:
+                part.unlink()
+                raise DataError(f"{url}: sends more than {total} bytes.")
+            file.write(chunk)
+            file.flush()  # what a killed process has received is kept
+
+
+def _reason(error: BaseException) -> str:
+    """Return the innermost cause of an error of requests or urllib3, in one line."""
+    inner = getattr(error, "reason", None) or (error.args[0] if error.args else None)
+    if isinstance(inner, BaseException):
+        return _reason(inner)
+    text = str(inner if isinstance(error, HTTPError) else error)
+    return " ".join(text.split()).rstrip(".")

@@ -1,4 +1,4 @@
-"""Items read ahead by processes beside the training, which it must never wait for in vain."""
+"""Read items ahead in processes of their own; a dead one is an error, never an endless wait."""
 
 import multiprocessing
 import os
@@ -14,10 +14,11 @@ from torch.utils.data import DataLoader, Dataset, Subset, get_worker_info
 
 from mmnet.data.dataset import Item, stack_images
 from mmnet.runtime.errors import DataError
+from mmnet.runtime.system import cpu_count, start_method, stop_signals
 
 
 class _Watched(Dataset[Any]):
-    """Notes which item each loader process is at: when one dies, nothing else tells."""
+    """Records which item each loader process is reading, to name it should the process die."""
 
     def __init__(self, items: Dataset[Any], workers: int) -> None:
         self.items = items
@@ -34,7 +35,7 @@ class _Watched(Dataset[Any]):
         return self.items[index]
 
     def files_of_dead(self, message: str) -> str:
-        """Return the images that the processes named in a message were at."""
+        """Return the images that the processes with the ids in `message` were reading."""
         pids = {int(number) for number in re.findall(r"\d+", message)}
         indices = [int(index) for pid, index in self.at.tolist() if pid in pids and index >= 0]
         paths = [str(path) for index in indices for path in _paths(self.items, index)]
@@ -42,8 +43,8 @@ class _Watched(Dataset[Any]):
 
 
 def _leave_signals(worker: int) -> None:
-    """A queue signals all processes of a job: what to do is the training process's to decide."""
-    for number in (signal.SIGTERM, signal.SIGUSR1):
+    """Ignore what a queue sends to all processes of a job: the training process handles it."""
+    for number in stop_signals():
         signal.signal(number, signal.SIG_IGN)
 
 
@@ -57,18 +58,21 @@ def _paths(items: Any, index: int) -> list[Path]:
 def read(
     items: Dataset[Any], *, batch_size: int | None, workers: int, pinned: bool = False
 ) -> Generator[Any, None, None]:
-    """Read items in their own order; whole batches only, or, without a size, as they are.
+    """Read items in their own order.
 
-    Close it where it is left early: its processes wait for no signal, and none ends them later.
+    Close it if it is left early: its processes ignore SIGTERM and would keep running.
 
-    `pinned` batches lie where a GPU copies them from directly.
+    Args:
+        batch_size: items per batch, an incomplete last one is dropped; None: items as they are.
+        workers: processes that read ahead, at most one per core; 0 reads in this process.
+        pinned: batches are in page-locked memory, from which a GPU copies directly.
 
     Raises:
         DataError: an item's image is missing, damaged or of another size, or its reader died.
     """
     collate: Callable[[Any], Any] = _stack if batch_size else _as_is
-    # Items do not depend on it, and more than there are cores would only wait.
-    workers = min(workers, len(os.sched_getaffinity(0)))
+    # Items do not depend on the number, and more than there are cores would only wait.
+    workers = min(workers, cpu_count())
     watched = _Watched(items, workers)
     loader: DataLoader[Any] = DataLoader(
         watched,
@@ -78,16 +82,18 @@ def read(
         collate_fn=collate,
         pin_memory=pinned,
         worker_init_fn=_leave_signals,
+        multiprocessing_context=start_method() if workers else None,
     )
     others = multiprocessing.active_children()
     readers: list[Any] = []
+    handler = signal.getsignal(signal.SIGCHLD)
     try:
         batches = iter(loader)
         readers = [child for child in multiprocessing.active_children() if child not in others]
         if workers and threading.current_thread() is threading.main_thread():
-            # PyTorch's own handler raises wherever the main thread is when a reader dies, be it in
-            # the middle of a step. Without it, the loader notices here, some seconds later.
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            # PyTorch's handler, just set, raises wherever the main thread is when a reader dies,
+            # even in the middle of a step. Without it, the loader notices here, seconds later.
+            signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
         yield from batches
     except DataError as error:
         # A worker's error arrives as its whole traceback, of which the last line is the message.
@@ -98,12 +104,12 @@ def read(
             raise
         line = str(error).splitlines()[0].rstrip(". ")
         raise DataError(
-            f"{watched.files_of_dead(line)}: the process that was reading it died ({line}). Out of "
-            "memory? Lower train.workers; else look at the image. The same command goes on."
+            f"{watched.files_of_dead(line)}: the process that was reading it died ({line}). "
+            "Lower train.workers if memory ran out, else check the image; run again to resume."
         ) from None
     finally:
         for reader in readers:
-            reader.kill()  # SIGTERM they leave alone
+            reader.kill()  # they ignore SIGTERM
             reader.join()
 
 

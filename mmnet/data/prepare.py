@@ -1,6 +1,6 @@
-"""Archives to what training reads: a table per dataset, and the images that the tables name.
+"""Turn archives into what training reads: a table per dataset, and the images the tables name.
 
-An archive is a zip, or the folder that it unpacks to: a user's own copy, read where it lies.
+An archive is a zip, or the folder that it unpacks to. A user's own copy is read in place.
 """
 
 import shutil
@@ -24,12 +24,12 @@ MAX_IMAGES = 32 << 30  # bytes; train2014 is about 13 GB
 def prepare_table(
     name: str, dataset: DatasetConfig, *, archive: Path, output: Path
 ) -> tuple[pd.DataFrame, Notes]:
-    """Read a dataset's archive and write its table; return it, with what was odd.
+    """Read a dataset's archive and write its table; return the table and notes on the archive.
 
-    The table is `build_table`'s, and a column `tokens`: the sentence's length for CLIP, uncut.
+    The table is `build_table`'s with a column `tokens`: the sentence's length for CLIP, uncut.
 
     Raises:
-        DataError: the archive or what it holds is not what it should be, or not as much.
+        DataError: the archive is damaged or incomplete, or its counts differ from the published.
     """
     notes = Notes()
     table = _build(name, dataset, archive, notes)
@@ -38,9 +38,9 @@ def prepare_table(
             known = ", ".join(sorted(table["split"].unique()))
             raise DataError(
                 f"{archive}: refs({dataset.refs}).p has no split {split!r}; it has {known}. "
-                f"Mend profiles.*.datasets.{name}.splits in params.yaml."
+                f"Fix profiles.*.datasets.{name}.splits in params.yaml."
             )
-    from mmnet.data.tokenizer import num_tokens  # torch's weight: only now, when the JSON is gone
+    from mmnet.data.tokenizer import num_tokens  # imports torch: not while the JSON is in memory
 
     lengths = {sentence: num_tokens(sentence) for sentence in table["sentence"].unique()}
     table["tokens"] = table["sentence"].map(lengths)
@@ -68,11 +68,11 @@ def _build(name: str, dataset: DatasetConfig, archive: Path, notes: Notes) -> pd
         return build_table(instances, refs, where=str(archive), notes=notes)
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            f"{archive}: a ref or annotation lacks or garbles {error}. Fetch it again."
+            f"{archive}: a ref or annotation has a missing or invalid {error}. Fetch it again."
         ) from None
-    except UnicodeEncodeError as error:  # half a character
+    except UnicodeEncodeError as error:  # half a surrogate pair
         raise DataError(
-            f"{archive}: a sentence is no text ({error.reason}). Fetch it again."
+            f"{archive}: a sentence is not valid text ({error.reason}). Fetch it again."
         ) from None
 
 
@@ -92,7 +92,7 @@ def _read(archive: Path, name: str, file: str) -> bytes:
         ) from None
     except Exception as error:  # a damaged zip can raise nearly anything
         raise DataError(
-            f"{archive}: {file} cannot be read ({error}). Fetch it again, or mend its permissions."
+            f"{archive}: {file} cannot be read ({error}). Fetch it again, or fix its permissions."
         ) from None
     raise DataError(
         f"{archive}: {file} unpacks to more than {MAX_ANNOTATIONS} bytes; refused. "
@@ -124,20 +124,20 @@ def _check_counts(
 
 
 def unpack_images(archive: Path, *, tables: list[Path], folder: Path, manifest: Path) -> int:
-    """Unpack the images that the tables name, and only those; list them in the manifest.
+    """Unpack only the images that the tables name; list them with their sizes in the manifest.
 
-    Of a folder, nothing is copied: links lead to its images.
+    From a folder, nothing is copied: symbolic links are made to its images.
 
     Raises:
-        DataError: the archive lacks some, or is not what it should be.
+        DataError: the archive lacks some of them, or is damaged.
     """
     wanted = {file for table in tables for file in read_table(table)["file"]}
     sizes = _sizes(archive, wanted)
     missing = sorted(name for name in wanted if not sizes.get(name))
     if missing:
         raise DataError(
-            f"{archive}: lacks {len(missing)} images that the refs name, or has them empty, the "
-            f"first {missing[0]}. "
+            f"{archive}: lacks {len(missing)} images that the refs name, or they are empty; the "
+            f"first is {missing[0]}. "
             + ("Add them." if archive.is_dir() else "Fetch the archive again.")
         )
     _check_ours(folder)
@@ -156,7 +156,7 @@ def unpack_images(archive: Path, *, tables: list[Path], folder: Path, manifest: 
 
 
 def _sizes(archive: Path, wanted: set[str]) -> dict[str, int]:
-    """Return the bytes of the wanted files that there are."""
+    """Return the size in bytes of the files that exist: of a folder, only of the wanted ones."""
     if archive.is_dir():
         paths = [archive / name for name in wanted]
         return {path.name: path.stat().st_size for path in paths if path.is_file()}
@@ -169,22 +169,22 @@ def _sizes(archive: Path, wanted: set[str]) -> dict[str, int]:
 
 
 def _check_ours(folder: Path) -> None:
-    """Refuse to write anew a folder in which somebody keeps something else."""
+    """Refuse to replace a folder that contains something that is not ours."""
     others = [folder] if folder.is_symlink() or folder.is_file() else []
     others += [path for path in folder.glob("*") if path.is_dir() and not others]
     if others:
         raise DataError(
-            f"{others[0]}: is in the way: {folder} is deleted and written anew. Move it elsewhere; "
+            f"{others[0]}: is in the way: {folder} is deleted and made again. Move it elsewhere; "
             "profiles.*.data.train2014 in params.yaml may name its new place."
         )
 
 
 def _link(source: Path, folder: Path, names: set[str]) -> None:
-    """Fill `folder` with links to files of `source`; it appears whole or not at all."""
+    """Fill `folder` with links to files of `source`; it appears complete or not at all."""
     if source.is_relative_to(folder.resolve()):
         raise DataError(
-            f"{source}: is where the links to it would go. Move it, and name its new place in "
-            "profiles.*.data.train2014 in params.yaml."
+            f"{source}: is inside {folder}, where the links to it go. Move it, and name its new "
+            "place in profiles.*.data.train2014 in params.yaml."
         )
     building = folder.with_name(f".{folder.name}.unpacking")
     shutil.rmtree(building, ignore_errors=True)

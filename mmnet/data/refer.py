@@ -1,7 +1,7 @@
-"""The REFER layout (instances.json, refs(*).p) to one table: a row per sentence.
+"""Read the REFER layout (instances.json, refs(*).p) into one table with a row per sentence.
 
-`refs(*).p` is a Python-2-era pickle. A pickle from the network runs code when loaded, so ours
-are read by an unpickler that admits plain containers and scalars only.
+`refs(*).p` is a pickle of Python 2. A pickle from the network can run code when loaded, so it is
+read by an unpickler that accepts plain containers and scalars only.
 """
 
 import io
@@ -20,7 +20,7 @@ from mmnet.runtime.errors import DataError
 
 @dataclass
 class Notes:
-    """What was odd or mended while reading, to be said to the user."""
+    """Counts of what was unusual or dropped while reading, to be reported to the user."""
 
     counts: dict[str, int] = field(default_factory=dict)
 
@@ -34,16 +34,16 @@ class Notes:
 class _PlainUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> NoReturn:
         raise DataError(
-            f"asks for {module}.{name}: only plain containers and scalars are admitted; nothing "
+            f"asks for {module}.{name}, but only plain containers and scalars are allowed; nothing "
             "was run. Fetch the archive again from a source you trust."
         )
 
 
 def parse_refs(content: bytes, *, where: str) -> list[dict[str, Any]]:
-    """Read refs(*).p without running anything in it; `where` names it in errors.
+    """Read refs(*).p without running any code in it; `where` names it in errors.
 
     Raises:
-        DataError: it holds more than plain data, or is no pickle of a list of refs.
+        DataError: it contains more than plain data, or is not a pickled list of refs.
     """
     try:
         refs = _PlainUnpickler(io.BytesIO(content), encoding="utf-8", errors="replace").load()
@@ -58,14 +58,14 @@ def parse_refs(content: bytes, *, where: str) -> list[dict[str, Any]]:
 
 
 def parse_instances(content: bytes, *, where: str, wanted: Container[Any]) -> dict[str, Any]:
-    """Read instances.json, of its annotations those whose numbers are wanted.
+    """Read instances.json, keeping only the annotations with a wanted id.
 
     Raises:
-        DataError: it is not COCO's format; `where` names it.
+        DataError: it is not in COCO's format; `where` names it in the message.
     """
 
     def drop_unwanted(values: dict[str, Any]) -> dict[str, Any] | None:
-        # While parsing: three quarters are named by no ref, and their corners fill the memory.
+        # While parsing: no ref names three quarters of them, and their polygons fill the memory.
         unwanted = "segmentation" in values and values.get("id") not in wanted
         return None if unwanted else values
 
@@ -73,7 +73,7 @@ def parse_instances(content: bytes, *, where: str, wanted: Container[Any]) -> di
         instances: dict[str, Any] = json.loads(content, object_hook=drop_unwanted)
         for key in ("images", "annotations"):
             if not isinstance(instances[key], list):
-                raise TypeError(f"{key} is no list")
+                raise TypeError(f"{key} is not a list")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(
             f"{where}: not COCO instances ({error!r}). Fetch the archive again."
@@ -83,23 +83,23 @@ def parse_instances(content: bytes, *, where: str, wanted: Container[Any]) -> di
 
 
 def encode_mask(segmentation: Any, height: int, width: int, notes: Notes) -> dict[str, Any]:
-    """Return COCO's compressed RLE of polygons or of either RLE.
+    """Convert polygons, or run lengths in either of COCO's forms, to COCO's compressed RLE.
 
-    Polygons of fewer than three corners are dropped and noted; where none is left, the mask is
-    empty.
+    Polygons of fewer than three corners are dropped and counted in `notes`; if none is left, the
+    mask is empty.
 
     Raises:
-        ValueError: corners far outside the image, or runs of another size than the image's.
+        ValueError: corners far outside the image, or run lengths that do not fit its size.
     """
     rle: dict[str, Any]
     if isinstance(segmentation, list):
         polygons = [part for part in segmentation if len(part) >= 6 and len(part) % 2 == 0]
         for _ in range(len(segmentation) - len(polygons)):
             notes.add("degenerate polygons dropped")
-        # pycocotools would fill the memory with them, and with the sides of NaN.
+        # On corners far outside or NaN, pycocotools would fill the memory.
         limit = 10 * max(height, width)
         if not all(abs(value) <= limit for polygon in polygons for value in polygon):
-            raise ValueError("a corner lies far outside the image")
+            raise ValueError("a corner is far outside the image")
         if polygons:
             rle = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
             return rle
@@ -109,17 +109,18 @@ def encode_mask(segmentation: Any, height: int, width: int, notes: Notes) -> dic
     else:
         counts = segmentation["counts"]
         runs = counts if isinstance(counts, list) else _runs(counts)
-        # pycocotools would read what lies behind them in memory.
+        # On other sums, pycocotools would read beyond its memory.
         if sum(runs) != height * width or min(runs) < 0:
-            raise ValueError("its runs do not add up to the image's size")
+            raise ValueError("its run lengths do not add up to the image's size")
     rle = coco_mask.frPyObjects({"size": [height, width], "counts": runs}, height, width)
     return rle
 
 
 def _runs(counts: str) -> list[int]:
-    """Decompress COCO's run lengths: five bits a character, a sixth where more follow.
+    """Decompress COCO's run lengths: five bits a character, and a sixth bit if more follow.
 
-    From the fourth on, a run is told by its difference from the last but one.
+    From the fourth run on, the difference from the last but one is stored. pycocotools does the
+    same without bounds, so hostile counts are decoded and summed here first.
     """
     runs: list[int] = []
     value = shift = 0
@@ -140,15 +141,14 @@ def build_table(
 ) -> pd.DataFrame:
     """Join refs, annotations and images: one row per sentence, in the archive's order.
 
-    All that the release has is kept, empty masks and sentences too: published numbers count every
-    sentence of every ref.
+    Empty masks and empty sentences are kept: published numbers count every sentence of every ref.
 
     Columns: split, ref_id, ann_id, image_id, sent_id, sentence, category_id, file, height, width
     (pixels), area (pixels of the mask), counts (bytes of COCO's compressed RLE at that size).
 
     Raises:
-        DataError: two refs of one number, a ref without its annotation or of another image, an
-            annotation without its image, or with a segmentation that is none.
+        DataError: duplicate ref ids, a ref without its annotation or with another image, an
+            annotation without its image or with an invalid segmentation.
     """
     images = {image["id"]: image for image in instances["images"]}
     annotations = {annotation["id"]: annotation for annotation in instances["annotations"]}
@@ -156,7 +156,7 @@ def build_table(
     seen: set[Any] = set()
     for ref in refs:
         if ref["ref_id"] in seen:
-            raise DataError(f"{where}: two refs have the number {ref['ref_id']}. Fetch it again.")
+            raise DataError(f"{where}: two refs have the id {ref['ref_id']}. Fetch it again.")
         seen.add(ref["ref_id"])
         annotation, image = _joined(ref, annotations, images, where)
         height, width = image["height"], image["width"]
@@ -164,7 +164,7 @@ def build_table(
             rle = encode_mask(annotation["segmentation"], height, width, notes)
         except Exception as error:  # pycocotools raises bare ones
             raise DataError(
-                f"{where}: annotation {annotation['id']} garbles its segmentation ({error}). "
+                f"{where}: annotation {annotation['id']} has an invalid segmentation ({error}). "
                 "Fetch the archive again."
             ) from None
         area = int(coco_mask.area(rle))
@@ -205,7 +205,7 @@ def _joined(
     if annotation is None:
         raise DataError(
             f"{where}: ref {ref['ref_id']} names annotation {ref['ann_id']}, which "
-            "instances.json does not have. The two files are not of one release: fetch again."
+            "instances.json does not have. The two files are of different releases: fetch again."
         )
     image = images.get(annotation["image_id"])
     if image is None:
@@ -216,26 +216,26 @@ def _joined(
     file = PurePosixPath(image["file_name"])
     if file.name != image["file_name"]:
         raise DataError(
-            f"{where}: image {image['id']} has the file_name {image['file_name']!r}, which is no "
-            "plain name. Fetch the archive again from a source you trust."
+            f"{where}: image {image['id']} has the file_name {image['file_name']!r}, not a plain "
+            "name. Fetch the archive again from a source you trust."
         )
-    # A ref's own name has a number of the object's behind the image's.
+    # A ref's own file_name is the image's, with a number of the object appended.
     named = ref.get("file_name", file.name)
     if ref["image_id"] != image["id"] or not (
         named == file.name or named.startswith(f"{file.stem}_")
     ):
         raise DataError(
             f"{where}: ref {ref['ref_id']} is of image {ref['image_id']}, {named}, its annotation "
-            f"of {image['id']}, {file.name}. The two files are not of one release: fetch again."
+            f"of {image['id']}, {file.name}. The two files are of different releases: fetch again."
         )
     return annotation, image
 
 
 def read_table(path: Path, splits: Sequence[str] | None = None, *, maker: str = "") -> pd.DataFrame:
-    """Read a prepared table, or one of another maker, or the rows of some of its splits.
+    """Read a prepared table, or its rows of some splits; `maker` is the command that writes it.
 
     Raises:
-        DataError: the file is missing or damaged, or has no row of a split asked for.
+        DataError: the file is missing or damaged, or has no row of a requested split.
     """
     maker = maker or f"mmnet prepare {path.stem}"
     if not path.is_file():
@@ -255,6 +255,6 @@ def read_table(path: Path, splits: Sequence[str] | None = None, *, maker: str = 
             known = ", ".join(sorted(table["split"].unique()))
             raise DataError(
                 f"{path}: has no split {split!r}; it has {known}. "
-                f"Mend `splits` in params.yaml, or make it again: {maker}."
+                f"Fix `splits` in params.yaml, or make it again: {maker}."
             )
     return table[table["split"].isin(splits)].reset_index(drop=True)

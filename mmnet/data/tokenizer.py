@@ -18,12 +18,12 @@ def _tokenizer() -> SimpleTokenizer:
 
 
 def num_tokens(sentence: str) -> int:
-    """Return a sentence's length, [SOS] and [EOS] included, uncut."""
+    """Return the number of tokens of a sentence before any cut, [SOS] and [EOS] included."""
     return len(_tokenizer().encode(sentence)) + 2
 
 
 def tokenize(sentences: list[str], max_length: int) -> tuple[Tensor, int]:
-    """Return token ids (n, L), zero behind [EOS], and how many sentences were cut to fit.
+    """Return token ids (n, L), zero after [EOS], and the number of sentences that were cut.
 
     A cut sentence keeps its [EOS].
     """
@@ -39,7 +39,7 @@ def tokenize(sentences: list[str], max_length: int) -> tuple[Tensor, int]:
 
 
 def say_cut(what: str, tokens: Tensor, num_cut: int) -> None:
-    """Say how many of some sentences are longer than L, if any."""
+    """Report how many sentences were longer than L, if any."""
     if num_cut:
         count, limit = tokens.shape
         say(

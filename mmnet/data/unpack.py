@@ -23,13 +23,13 @@ def unpack(
     max_bytes: int,
     name: str = "unpacking",
 ) -> int:
-    """Unpack the wanted files into `folder`, flat, and return how many there were.
+    """Unpack the wanted files into `folder`, without subfolders; return their number.
 
-    The folder appears whole or not at all. Progress, under `name`, is shown of many files.
+    The folder appears complete or not at all. With many files, progress is shown as `name`.
 
     Raises:
-        DataError: not a zip, damaged, a member leads out of the folder or is a link, two wanted
-            ones have the same name, or more than `max_bytes` would be written.
+        DataError: the archive is damaged or no zip, a member leads out of the folder or is a link,
+            two wanted members have the same name, or more than `max_bytes` would be written.
         MMNetError: the disk has no room for them.
     """
     must_exist(archive)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont, ImageOps
 
-BLUE, ORANGE = (0, 114, 178), (230, 120, 0)  # told apart by colour-blind eyes too
+BLUE, ORANGE = (0, 114, 178), (230, 120, 0)  # distinguishable to colour-blind readers
 SIDE = 240  # pixels of a tile's longer side, however large the image
 GAP = 8
 TITLE, LABEL = 17, 13  # pixels, of letters
@@ -28,11 +28,11 @@ def comparison(
 
 
 def overlay(image: ArrayLike, mask: ArrayLike, colour: tuple[int, int, int]) -> Image.Image:
-    """Draw the image with all but the mask paled, and the mask tinted and outlined."""
+    """Draw an image (3, h, w) of bytes: its mask (h, w) tinted and outlined, the rest paled."""
     picture = shrunk(image)
     pale = Image.blend(ImageOps.grayscale(picture).convert("RGB"), _plain(picture, "white"), 0.55)
     tinted = Image.blend(picture, _plain(picture, colour), 0.3)
-    # A pixel of the sheet is in the mask if any of those it stands for is: nothing gets lost.
+    # A shrunk pixel is in the mask if any of its originals is: small masks stay visible.
     whole = Image.fromarray(np.asarray(mask, dtype=np.uint8) * 255)
     inside = whole.resize(picture.size, Image.Resampling.BOX).point(lambda value: 255 * (value > 0))
     picture = Image.composite(tinted, pale, inside)

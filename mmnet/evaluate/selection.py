@@ -1,4 +1,4 @@
-"""Which sentences Figures 5 and 6 show: a rule, not taste. From rows, without torch."""
+"""Which sentences Figures 5 and 6 show: selected by rule, from rows, without torch."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,25 +38,24 @@ def read_rows(run: Run, figure: str) -> pd.DataFrame:
     """Return a run's rows of the split.
 
     Raises:
-        DataError: rows or checkpoint are not there, or the rows are of other values.
+        DataError: rows or checkpoint are missing, or the rows are of other parameters.
     """
     for path, maker in ((run.checkpoint, "Train"), (run.rows, "Predict")):
         if not path.is_file():
             raise DataError(
-                f"{figure} ({run.config.profile}): {run.name} is missing: no {path}. {maker} it: "
-                f"snakemake does when asked for results/{figure}.pdf."
+                f"{figure} ({run.config.profile}): {run.name} is missing: {path} not found. "
+                f"{maker} it: snakemake does when asked for results/{figure}.pdf."
             )
     rows = read_table(run.rows, [SPLIT], maker="mmnet predict")
     if rows.attrs.get("config") != run.config.prediction_values():
         raise DataError(
-            f"{run.rows}: was made with other values than params.yaml has now. Make it again: "
-            "mmnet predict."
+            f"{run.rows}: was produced with different parameters; re-run mmnet predict."
         )
     return rows
 
 
 def check_comparable(one: Run, other: Run, rows: pd.DataFrame, others: pd.DataFrame) -> None:
-    """Refuse to set side by side what is not of the same data.
+    """Refuse to compare runs on different data.
 
     Raises:
         DataError: profile, seed or sentences differ.
@@ -65,8 +64,8 @@ def check_comparable(one: Run, other: Run, rows: pd.DataFrame, others: pd.DataFr
         ours, theirs = getattr(one.config, key), getattr(other.config, key)
         if ours != theirs:
             raise DataError(
-                f"{one.name} is of {key} {ours!r}, {other.name} of {theirs!r}: not comparable. "
-                "Name two runs of one."
+                f"{one.name} has {key} {ours!r}, {other.name} has {theirs!r}: not comparable. "
+                "Choose two runs with the same."
             )
     ids, their_ids = (set(map(tuple, table[IDS].to_numpy())) for table in (rows, others))
     if ids != their_ids or len(rows) != len(others):
@@ -81,7 +80,7 @@ def choose_examples(with_mmp: pd.DataFrame, without: pd.DataFrame) -> pd.DataFra
     rows = with_mmp.assign(iou_with=iou(with_mmp)).merge(
         without.assign(iou_without=iou(without))[["sent_id", "iou_without"]], on="sent_id"
     )
-    # Rounded, or equal gains of different IoU would be no ties.
+    # Rounded: equal gains of different IoU differ in the last bits, and must be ties.
     rows["gain"] = (rows["iou_with"] - rows["iou_without"]).round(12)
     rows["off"] = (rows["gain"] - rows["gain"].median()).abs().round(12)
     orders = {

@@ -3,7 +3,8 @@
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from tabulate import tabulate
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmnet.config.schema import ModelConfig, TowerConfig
@@ -22,7 +23,7 @@ PARTS = {
     "mask_decoder.projector": ("mask",),
     "mask_decoder.estimator": ("S_q",),
 }
-# MMNet calls these itself, so that sentences share an image: no part of their box's own call.
+# MMNet calls these itself, so that sentences share an image: not within their box's own call.
 CALLED_APART = {
     "neck": ("neck.laterals",),
     "query_generator": ("query_generator.dense",),
@@ -32,60 +33,53 @@ CALLED_APART = {
 
 def describe(model: ModelConfig, tower: TowerConfig, *, max_length: int) -> str:
     """Return a table of MMNet's parts, for one image with one sentence of L tokens."""
-    mmnet, image, tokens = _on_meta(model, tower, max_length)
-    outputs, flops = _run(mmnet, image, tokens)
+    mmnet = on_meta(model, tower)
+    outputs, flops = _forward(mmnet, model.image_size, max_length)
     rows = [
         (
             "  " * part.count(".") + part.rpartition(".")[2],
-            _parameters(mmnet.get_submodule(part)),
-            sum(flops.get(f"MMNet.{name}", 0) for name in (part, *CALLED_APART.get(part, ()))),
+            f"{_parameters(mmnet.get_submodule(part)):,}",
+            _giga(sum(flops.get(f"MMNet.{n}", 0) for n in (part, *CALLED_APART.get(part, ())))),
             ", ".join(f"{name} {size}" for name, size in zip(names, outputs[part], strict=False)),
         )
         for part, names in PARTS.items()
     ]
-    rows.append(("MMNet", _parameters(mmnet), flops["MMNet"], ""))
-    lines = [
+    rows.append(("MMNet", f"{_parameters(mmnet):,}", _giga(flops["MMNet"]), ""))
+    table = tabulate(
+        rows,
+        ("part", "parameters", "GFLOPs", "outputs of one image and sentence"),
+        tablefmt="plain",
+        disable_numparse=True,
+        preserve_whitespace=True,
+        colalign=("left", "right", "right", "left"),
+    )
+    return (
         f"MMNet on {tower.architecture}: image {model.image_size} x {model.image_size}, "
-        f"L = {max_length}, N_q = {model.num_queries}, C = {model.width}",
-        f"{'part':<20}{'parameters':>14}{'GFLOPs':>10}  outputs of one image and sentence",
-        *(f"{name:<20}{count:>14,}{f / 1e9:>10.3f}  {sizes}" for name, count, f, sizes in rows),
-        "FLOPs are those of convolutions and matrix products, a multiplication and an addition "
-        "being two.",
-    ]
-    return "\n".join(line.rstrip() for line in lines)
+        f"L = {max_length}, N_q = {model.num_queries}, C = {model.width}\n{table}\n"
+        "FLOPs: convolutions and matrix products; a multiplication and an addition count as two."
+    )
 
 
 class Cost(NamedTuple):
     parameters: int
-    clip_parameters: int
-    """Of them, the towers' (and the backbone's few own)."""
     flops: int
-    """Forwards, of one image with one sentence."""
+    """Of the forward pass of one image with one sentence."""
 
 
 def cost(model: ModelConfig, tower: TowerConfig, *, max_length: int) -> Cost:
     """Return what MMNet costs, in half a second."""
-    mmnet, image, tokens = _on_meta(model, tower, max_length)
-    counter = FlopCounterMode(display=False)
-    with counter, torch.no_grad():
-        mmnet(image, tokens)
-    towers = _parameters(mmnet.backbone) + _parameters(mmnet.text_encoder)
-    return Cost(_parameters(mmnet), towers, counter.get_total_flops())
+    mmnet = on_meta(model, tower)
+    return Cost(_parameters(mmnet), _forward(mmnet, model.image_size, max_length)[1]["MMNet"])
 
 
-def _on_meta(
-    model: ModelConfig, tower: TowerConfig, max_length: int
-) -> tuple[MMNet, Tensor, Tensor]:
-    # The meta device has shapes and no numbers: ViT-L costs nothing.
+def on_meta(model: ModelConfig, tower: TowerConfig) -> MMNet:
+    """Build MMNet with shapes and no numbers: ViT-L costs nothing."""
     with torch.device("meta"):
-        mmnet = build_model(model, tower, weights=None).eval()
-        image = torch.empty(1, 3, model.image_size, model.image_size)
-        tokens = torch.empty(1, max_length, dtype=torch.long)
-    return mmnet, image, tokens
+        return build_model(model, tower, weights=None).eval()
 
 
-def _run(
-    mmnet: MMNet, image: Tensor, tokens: Tensor
+def _forward(
+    mmnet: MMNet, image_size: int, max_length: int
 ) -> tuple[dict[str, list[str]], dict[str, int]]:
     """Return each part's output sizes, and each module's FLOPs, of one forward pass."""
     outputs: dict[str, list[str]] = {}
@@ -99,11 +93,16 @@ def _run(
 
     for part in PARTS:
         mmnet.get_submodule(part).register_forward_hook(note(part))
+    image = torch.empty(1, 3, image_size, image_size, device="meta")
+    tokens = torch.empty(1, max_length, dtype=torch.long, device="meta")
     counter = FlopCounterMode(display=False)
-    with counter, torch.no_grad():
+    with torch.device("meta"), counter, torch.no_grad():
         mmnet(image, tokens)
-    counts = counter.get_flop_counts()
-    return outputs, {name: sum(ops.values()) for name, ops in counts.items()}
+    return outputs, {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
+
+
+def _giga(flops: int) -> str:
+    return f"{flops / 1e9:.3f}"
 
 
 def _parameters(module: nn.Module) -> int:

@@ -1,4 +1,4 @@
-"""What a training step remembers for the way back: the memory that grows with the items."""
+"""What a training step keeps for the backward pass: the memory that grows with the items."""
 
 from typing import NamedTuple
 
@@ -12,10 +12,10 @@ from mmnet.model.clip import recompute
 
 
 class Activations(NamedTuple):
-    """Bytes that autograd keeps between forwards and backwards."""
+    """Bytes that autograd keeps between the forward and the backward pass."""
 
     fixed: int
-    """Whatever the number of items: the weights as autocast rounds them."""
+    """Independent of the number of items: the weights as autocast rounds them."""
     per_item: int
 
 
@@ -31,7 +31,7 @@ def _kept(config: Config, items: int) -> int:
         mmnet = build_model(model, config.tower, weights=None).train()
     recompute(mmnet, config.train.checkpoint_activations)
     kept: dict[int, tuple[int, object]] = {}
-    # Of the CPU, not meta: attention then chooses what a GPU does, without the N x N matrix.
+    # On the CPU, not on meta: attention then takes a GPU's path, without the N x N matrix.
     with FakeTensorMode():
         state = {
             name: _like(tensor)
@@ -42,7 +42,7 @@ def _kept(config: Config, items: int) -> int:
         def keep(tensor: Tensor) -> Tensor:
             storage = tensor.untyped_storage()
             if storage._cdata not in weights:
-                # The storage too, or another could take its address.
+                # Keep the storage too: another could take its address.
                 kept[storage._cdata] = (storage.nbytes(), storage)
             return tensor
 

@@ -1,43 +1,44 @@
-"""Mistakes a user can mend: one line each, saying what, where and how."""
+"""Errors that a user can fix: one line each, saying what is wrong, where, and how to fix it."""
 
 
 class MMNetError(Exception):
-    """Base of all errors the command line shows without a traceback."""
+    """Base of all errors that the command line shows without a traceback."""
 
-    exit_code = 1
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class ConfigError(MMNetError):
-    """A value in params.yaml, or a name asked for that params.yaml does not have."""
+    """A wrong value in params.yaml, or a name that params.yaml does not define."""
 
 
 class DataError(MMNetError):
-    """An archive, annotation, image or table that is not what it should be."""
+    """An archive, annotation, image or table that is missing or invalid."""
 
 
 class CheckpointError(MMNetError):
-    """Weights that are damaged, or belong to something else."""
+    """Weights that are missing, damaged, or of another model or run."""
 
 
 class TrackingError(MMNetError):
-    """MLflow's store, or a run's record of its own, that cannot be read or written."""
+    """MLflow's store, or the record of a run, cannot be read or written."""
 
 
 class TrainingError(MMNetError):
-    """A run that cannot go on, such as one whose loss is not finite."""
+    """A run that cannot continue, for example because its loss is not finite."""
 
 
-class UnheardError(MMNetError):
-    """Another process of a run ended while this one waited for it: the cause is that one's."""
+class LostPeersError(MMNetError):
+    """Another process of the run ended, which is the cause; this one only noticed."""
 
 
 class LedgerError(MMNetError):
-    """Files that are not those of dvc.lock, or that cannot be recorded."""
+    """Files that differ from dvc.lock, or that cannot be recorded there."""
 
 
 class Stopped(MMNetError):
-    """A run that a signal asked to stop, and that is saved."""
+    """A run that was stopped by a signal. Shells report 128 + the signal's number."""
 
     def __init__(self, message: str, signal: int) -> None:
-        super().__init__(message)
-        self.exit_code = 128 + signal
+        super().__init__(message, 128 + signal)

@@ -1,4 +1,4 @@
-"""Writing that leaves nothing half-written, checksums, and one process to a place."""
+"""Atomic writes, checksums, and locks on files and folders."""
 
 import contextlib
 import errno
@@ -25,10 +25,10 @@ UNWRITABLE = {
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Say in one line what keeps `path` from being written.
+    """Report in one line why `path` cannot be written.
 
     Raises:
-        MMNetError: the disk is full, the place is read-only, or a file is where a folder must be.
+        MMNetError: the disk is full, the folder is read-only, or a file is where a folder must be.
     """
     try:
         yield
@@ -37,15 +37,15 @@ def writing(path: Path) -> Iterator[None]:
             raise
         raise MMNetError(
             f"{path}: cannot be written: {os.strerror(error.errno)}. "
-            "Free some space or mend the permissions, then run again."
+            "Free some space or fix the permissions, then run again."
         ) from error
 
 
 def check_room(path: Path, size: int) -> None:
-    """Refuse to begin what the disk cannot hold: `size` more bytes, at `path` or below.
+    """Check that the disk of `path` has room for `size` more bytes.
 
     Raises:
-        MMNetError: there is not as much space.
+        MMNetError: it has less.
     """
     free = shutil.disk_usage(path.parent).free
     if size > free:
@@ -57,7 +57,7 @@ def check_room(path: Path, size: int) -> None:
 
 @contextlib.contextmanager
 def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a temporary file beside `path` that becomes `path` when the block ends well.
+    """Open a temporary file beside `path`, renamed to `path` when the block succeeds.
 
     A failure, a full disk included, leaves `path` as it was and no temporary file.
     """
@@ -71,7 +71,7 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """As `atomic_write`, for writers that want a path rather than an open file."""
+    """Like `atomic_write`, for writers that take a path instead of an open file."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
@@ -79,7 +79,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary = Path(name)
         try:
             yield temporary
-            # mkstemp makes private files; results are as readable as any other file.
+            # mkstemp makes private files; results get the permissions of any other file.
             umask = os.umask(0)
             os.umask(umask)
             temporary.chmod(0o666 & ~umask)
@@ -111,23 +111,41 @@ def checksum(path: Path, algorithm: str = "sha256") -> str:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a file or folder, there or yet to be made, against other processes.
+    """Lock a file or folder, which need not exist yet, against other processes.
 
     Raises:
-        MMNetError: another process holds it.
+        MMNetError: another process has locked it.
     """
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    lock = _lock_of(path)
     try:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
     except Timeout:
         raise MMNetError(
-            f"{path}: another process is at work here. Wait for it, or end it, then run again."
+            f"{path}: another process is at work here. Wait for it or end it, then run again."
         ) from None
     try:
         yield
     finally:
-        # While it is held: later, it could be another process's.
+        # While it is still locked: later, the file could be another process's.
         Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds a file or folder; writes nothing."""
+    lock = _lock_of(path)
+    if not Path(lock.lock_file).exists():
+        return False
+    try:
+        with lock.acquire(timeout=0):
+            return False  # a killed process left the file
+    except Timeout:
+        return True
+    except OSError:
+        return False
+
+
+def _lock_of(path: Path) -> FileLock:
+    return FileLock(path.with_name(f".{path.name}.lock"))

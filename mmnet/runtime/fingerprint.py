@@ -8,8 +8,8 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
 
-REPORTING = {"say", "print", "warn"}
-"""Functions whose arguments are messages."""
+REPORTING = {"say", "print", "warn", "Stopped"}
+"""Functions whose arguments are messages; so are those of every `...Error`."""
 PROGRESS = "track"
 """A function of which the first argument alone, the items, is no message."""
 UNSEEN_IMPORTS = {
@@ -57,7 +57,7 @@ def _bare(tree: ast.AST) -> ast.AST:
             node.exc.args, node.exc.keywords = [], []
         elif isinstance(node, ast.Call):
             name = getattr(node.func, "attr", getattr(node.func, "id", ""))
-            if name in REPORTING:
+            if name in REPORTING or name.endswith("Error"):
                 node.args, node.keywords = [], []
             elif name == PROGRESS:
                 node.args, node.keywords = node.args[:1], []
@@ -80,6 +80,11 @@ def _counts(statement: ast.stmt) -> bool:
 
 def _text(node: object) -> Iterator[str]:
     """Yield a node's class and its fields, those that are empty left out: `ast.dump` differs."""
+    if isinstance(node, ast.AnnAssign) and node.value is not None:
+        node = ast.Assign(targets=[node.target], value=node.value)
+    if isinstance(node, ast.JoinedStr):  # 3.12 adds empty constants
+        values = [part for part in node.values if getattr(part, "value", None) != ""]
+        node = ast.JoinedStr(values=values)
     if isinstance(node, ast.AST):
         yield f"({type(node).__name__}"
         for field in sorted(set(node._fields) - SKIPPED_FIELDS):

@@ -1,12 +1,10 @@
-"""Which GPUs a process works on: those that no other one of this user's holds.
+"""Which GPUs a process uses: those that no other process of this user holds.
 
-Snakemake counts GPUs (`--resources gpu=4`), but tells no job which; without this all would take
-the first. A card is held by a lock of the operating system's, so that it is free again however
-its holder ends.
+Snakemake counts GPUs (`--resources gpu=4`) but assigns none, so that all jobs would use the first.
+A GPU is held by a file lock of the operating system, which ends with its holder.
 """
 
 import contextlib
-import fcntl
 import os
 import re
 import subprocess
@@ -14,25 +12,35 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from mmnet.runtime.errors import MMNetError
 from mmnet.runtime.files import writing
+from mmnet.runtime.launcher import is_launched
 from mmnet.runtime.progress import say
+from mmnet.runtime.system import user_id
 
-LOCKS = Path(f"/tmp/mmnet-cards-{os.getuid()}")
-"""Of all this user's checkouts. Not in TMPDIR: shells and queues set that differently."""
+LOCKS = Path(f"/tmp/mmnet-gpus-{user_id()}")
+"""For all checkouts of this user. Not in TMPDIR, which shells and queues set differently."""
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-HELD = "MMNET_HELD_CARDS"
-"""Set for the holder's children: these cards are theirs too."""
-ASK_EVERY = 1.0  # seconds
+ORDER = "CUDA_DEVICE_ORDER"
+HELD = "MMNET_HELD_GPUS"
+"""Set for the children of a holder, which use the same GPUs."""
+RETRY_EVERY = 1.0  # seconds
+
+
+def take_for(device: str, count: int) -> contextlib.AbstractContextManager[list[str]]:
+    """Hold `count` GPUs unless `device` names one (cuda:1) or torchrun has assigned them."""
+    is_assigned = device not in ("auto", "cuda") or is_launched()
+    return contextlib.nullcontext([]) if is_assigned else take(count)
 
 
 @contextlib.contextmanager
 def take(count: int) -> Iterator[list[str]]:
-    """Hold `count` GPUs, waiting until as many are free, and let CUDA see no others.
+    """Wait until `count` GPUs are free, hold them, and hide all others from CUDA.
 
-    Before CUDA is initialised, since it reads the environment once. Where CUDA_VISIBLE_DEVICES is
-    set, by Slurm or by a user, only those are taken. Children of a holder, as torchrun's, get the
-    cards that it holds. Yields their UUIDs; none where nvidia-smi knows of no GPU.
+    CUDA reads CUDA_VISIBLE_DEVICES once, when it is initialised: call this before. GPUs that Slurm
+    or the user hid with it are not taken. Yields UUIDs; none where nvidia-smi lists no GPU.
 
     Raises:
         MMNetError: there are GPUs, but fewer than `count`.
@@ -46,88 +54,75 @@ def take(count: int) -> Iterator[list[str]]:
         return
     if len(known) < count:
         raise MMNetError(
-            f"{count} GPUs are asked for, and {len(known)} are here ({', '.join(known)}). Ask for "
-            f"fewer, or set {VISIBLE} to more."
+            f"{count} GPUs requested, {len(known)} available ({', '.join(known)}). Request fewer, "
+            f"or change {VISIBLE}."
         )
-    with _held(known, count) as cards, _environment(cards):
-        say(f"on {', '.join(cards)}")
-        yield cards
-
-
-def visible() -> list[str]:
-    """Return the UUIDs of the GPUs that CUDA may use here, in its order."""
-    installed = _installed()
-    given = os.environ.get(VISIBLE)
-    if given is None:
-        return installed
-    cards = []
-    for name in filter(None, map(str.strip, given.split(","))):
-        # A number, as nvidia-smi counts; a UUID, or the beginning of one; a part of a card (MIG).
-        if name.isdecimal():
-            matches = installed[int(name) :][:1]
-        else:
-            matches = [card for card in installed if card.startswith(name)]
-            matches = matches or [name] * name.startswith("MIG-")
-        if len(matches) != 1:
-            break  # as CUDA: what follows an unknown one is not seen
-        cards += matches
-    return list(dict.fromkeys(cards))
-
-
-def _installed() -> list[str]:
-    try:
-        listed = subprocess.run(
-            ["nvidia-smi", "-L"], capture_output=True, text=True, check=True
-        ).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return []
-    return re.findall(r"^GPU \d+: .*\(UUID: (GPU-[\w-]+)\)", listed, flags=re.MULTILINE)
-
-
-@contextlib.contextmanager
-def _held(known: list[str], count: int) -> Iterator[list[str]]:
     with contextlib.ExitStack() as locks:
         with writing(LOCKS):
             LOCKS.mkdir(mode=0o700, exist_ok=True)
-            cards = _lock(known, count, locks)
-        if not cards:
-            say(
-                f"waiting for {count} of {len(known)} GPUs: other processes hold them "
-                f"(fuser -v {LOCKS}/* shows which)"
-            )
-        while not cards:
-            time.sleep(ASK_EVERY)
-            cards = _lock(known, count, locks)
-        yield cards
+            is_waiting = False
+            while not (gpus := _lock(known, count, locks)):
+                if not is_waiting:
+                    say(
+                        f"waiting for {count} of {len(known)} GPUs (fuser -v {LOCKS}/* lists users)"
+                    )
+                is_waiting = True
+                time.sleep(RETRY_EVERY)
+        say(f"using {', '.join(gpus)}")
+        os.environ[VISIBLE] = os.environ[HELD] = ",".join(gpus)
+        locks.callback(os.environ.pop, HELD)  # VISIBLE stays: CUDA does not read it again
+        yield gpus
+
+
+def visible() -> list[str]:
+    """Return the UUIDs of the GPUs that CUDA may use, in its order.
+
+    Raises:
+        MMNetError: CUDA_VISIBLE_DEVICES holds numbers that may mean other GPUs to CUDA.
+    """
+    installed = _installed()
+    uuids, given = list(installed), os.environ.get(VISIBLE)
+    if given is None:
+        return uuids
+    names = [name.strip() for name in given.split(",")]
+    # By default CUDA counts the fastest GPU first, nvidia-smi always by PCI bus.
+    is_mixed = len({*installed.values()}) > 1 and os.environ.get(ORDER) != "PCI_BUS_ID"
+    if is_mixed and any(name.isdecimal() for name in names):
+        raise MMNetError(
+            f"{VISIBLE}={given}: the GPUs here are of several models, which CUDA and nvidia-smi "
+            f"count differently. Set {ORDER}=PCI_BUS_ID, or give UUIDs (nvidia-smi -L)."
+        )
+    gpus: list[str] = []
+    for name in names:
+        # An index, a UUID or the beginning of one. CUDA ignores all that follows an unknown name.
+        is_index = name.isdecimal()
+        matches = uuids[int(name) :][:1] if is_index else [u for u in uuids if u.startswith(name)]
+        if len(matches) != 1 or not name:
+            break
+        gpus += matches
+    return list(dict.fromkeys(gpus))
+
+
+def _installed() -> dict[str, str]:
+    """Return UUID -> model of each GPU, in the order of the PCI bus."""
+    command = ["nvidia-smi", "-L"]
+    try:
+        listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+    found = re.findall(r"^GPU \d+: (.*) \(UUID: (GPU-[\w-]+)\)", listed, flags=re.MULTILINE)
+    return {uuid: model for model, uuid in found}
 
 
 def _lock(known: list[str], count: int, locks: contextlib.ExitStack) -> list[str]:
-    """Lock `count` of the cards, or none: else two that want two could wait for each other."""
-    cards = []
-    with contextlib.ExitStack() as attempt, (LOCKS / "asking").open("a") as asking:
-        fcntl.flock(asking, fcntl.LOCK_EX)  # one at a time, or two could thwart each other for ever
-        for card in known:
-            file = (LOCKS / card.replace("/", "_")).open("a")  # parts of cards had slashes
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.close()
-                continue
-            attempt.enter_context(file)
-            cards.append(card)
-            if len(cards) == count:
+    """Lock `count` GPUs, or none: jobs that hold some and want more would wait for each other."""
+    gpus = []
+    with contextlib.ExitStack() as attempt, FileLock(LOCKS / "choosing"):
+        for uuid in known:
+            with contextlib.suppress(Timeout):
+                attempt.enter_context(FileLock(LOCKS / uuid, blocking=False))
+                gpus.append(uuid)
+            if len(gpus) == count:
                 locks.push(attempt.pop_all())
-                return cards
+                return gpus
     return []
-
-
-@contextlib.contextmanager
-def _environment(cards: list[str]) -> Iterator[None]:
-    before = os.environ.get(VISIBLE)
-    os.environ[VISIBLE] = os.environ[HELD] = ",".join(cards)
-    try:
-        yield
-    finally:
-        del os.environ[HELD], os.environ[VISIBLE]
-        if before is not None:
-            os.environ[VISIBLE] = before

@@ -1,4 +1,4 @@
-"""What queues send before they take a machine away: SIGTERM, SIGUSR1."""
+"""Stopping between two steps when a queue signals that it will take the machine away."""
 
 import contextlib
 import signal
@@ -6,28 +6,28 @@ from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import TypeVar
 
-T = TypeVar("T")
+from mmnet.runtime.system import stop_signals
 
-ASKED_TO_STOP = (signal.SIGTERM, signal.SIGUSR1)
+T = TypeVar("T")
 
 
 class Interruption(Exception):
-    """Raised where the state is whole, some time after the signal came."""
+    """Raised between two steps, where the state can be saved, after a signal arrived."""
 
 
 class Stop:
-    """Whether a signal has come, and which."""
+    """The number of the signal that arrived; 0 before that."""
 
     signal = 0
 
-    def hear(self, number: int, frame: FrameType | None) -> None:
+    def receive(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
 
     def watch(self, items: Iterable[T]) -> Iterator[T]:
-        """Yield the items until a signal comes.
+        """Yield the items until a signal arrives.
 
         Raises:
-            Interruption: it came.
+            Interruption: a signal arrived.
         """
         for item in items:
             if self.signal:
@@ -37,8 +37,9 @@ class Stop:
 
 @contextlib.contextmanager
 def listening() -> Iterator[Stop]:
+    """Note the signals of `stop_signals` instead of ending at once."""
     stop = Stop()
-    before = {number: signal.signal(number, stop.hear) for number in ASKED_TO_STOP}
+    before = {number: signal.signal(number, stop.receive) for number in stop_signals()}
     try:
         yield stop
     finally:

@@ -1,188 +1,204 @@
-"""What a training process does to be recorded: notes where it comes from, and starts a recorder.
+"""Runs sent to MLflow: while they are trained, after evaluation, and whenever asked.
 
-Training never waits for MLflow, nor dies of it. Its files come first; a process beside it sends
-them (recorder.py); what that cannot send, `mmnet mlflow-sync` sends later.
+Training never waits for MLflow and never fails because of it. Its files come first; one thread
+sends them. What that cannot send, `mmnet mlflow-sync` sends later.
 """
 
 import contextlib
-import json
-import os
-import subprocess
-import sys
+import re
 import threading
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mmnet.config.paths import Layout
-from mmnet.config.schema import Config
+from mmnet.config.identity import Identity
+from mmnet.config.paths import Paths, RunPaths
+from mmnet.config.schema import Config, Params
+from mmnet.config.tables import rows_of_run
 from mmnet.runtime.errors import MMNetError, Stopped, TrackingError
-from mmnet.runtime.fingerprint import ROOT
+from mmnet.runtime.files import read_json
 from mmnet.runtime.progress import say
-from mmnet.tracking.provenance import describe_device, packages, revision
-from mmnet.tracking.run_files import (
-    RunFiles,
-    Status,
-    milliseconds,
-    own_metrics,
-    read_record,
-    write_record,
-)
-from mmnet.tracking.store_errors import in_one_line
-from mmnet.train.run_state import identity_of
+from mmnet.tracking.record import IDENTITY, Status, begin, note_end, note_epochs, published, read
+from mmnet.tracking.store import Store, silence_mlflow
 
-PATIENCE = 20.0
-"""Seconds that a finished training waits for the last of it to be sent."""
-LATER = "Training goes on, and nothing of it is lost"
+WAIT = 20.0
+"""Seconds that a finished training waits at most for MLflow to take the last of it."""
+LOOK_EVERY = 0.5
+SAMPLE_EVERY = 20
+"""Seconds between system metrics, unless MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL says others."""
+LATER = "The files are complete; to send the rest: mmnet mlflow-sync."
 
 
 @contextlib.contextmanager
 def recorded(
-    config: Config,
-    layout: Layout,
-    *,
-    table: Path,
-    manifest: Path,
-    weights: Path | None,
-    tables: list[dict[str, str]],
-    device: Any,
+    config: Config, run: RunPaths, identity: Identity, tables: list[dict[str, str]], device: Any
 ) -> Iterator[None]:
-    """Record the training in the block; what goes wrong with that is said, once, and no more."""
-    run = RunFiles(layout, config.experiment, config.seed)
-    problem: Exception | None = None
-    recorder: Recorder | None = None
-    with contextlib.ExitStack() as stack:
-        try:
-            identity = identity_of(config, table=table, manifest=manifest, weights=weights)
-            run.tracking.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(run.at_work.acquire(timeout=1))
-            begin(run, config, identity, tables=tables, device=device)
-            recorder = Recorder(run)
-        except Exception as error:
-            # Mostly what training itself is about to refuse, in better words.
-            problem = error
-        status: Status = "KILLED"
-        try:
-            yield
-            status = "FINISHED"
-        except Stopped:
-            raise  # saved, and goes on with the same command; its queue grants it seconds
-        except Exception:
-            status = "FAILED"
-            raise
-        finally:
-            if recorder:
-                try:
-                    recorder.end(status)
-                except Exception as error:
-                    problem = error
-        if problem:
-            say(
-                f"mlflow: {run.name} is not recorded: {in_one_line(problem)} Later: mmnet "
-                "mlflow-sync."
-            )
-
-
-def begin(
-    run: RunFiles,
-    config: Config,
-    identity: dict[str, Any],
-    *,
-    tables: list[dict[str, str]],
-    device: Any,
-) -> None:
-    """Note where a run comes from, or, of one that goes on, that it does."""
+    """Record the training in the block; what goes wrong with that is one line."""
+    recorder: _Recorder | None = None
     try:
-        old = read_record(run)
-    except TrackingError:
-        old = None
-    if old is None or not _goes_on(run, old, identity):
-        for path in (run.system, run.tracking / "times.json"):
-            path.unlink(missing_ok=True)
-        old = {
-            "id": uuid.uuid4().hex,
-            "identity": identity,
-            "started": milliseconds(),
-            "metrics_of_another": _metrics_of_another(run, identity),
-            "git": revision(Path()),
-            "packages": packages(),
-            "device": describe_device(device),
-        }
-    changing = {"config": config.model_dump(mode="json"), "tables": tables, "ended": None}
-    write_record(run, old | changing)
+        # Here, not in the thread: data loaders fork, and an import under way must not be copied.
+        silence_mlflow()
+        begin(config, run, identity, tables, device)
+        recorder = _Recorder(run, identity, tables)
+    except Exception as error:
+        say(f"mlflow: {run.name} is not recorded: {_text(error)}")
+    status: Status = "KILLED"
+    try:
+        yield
+        status = "FINISHED"
+    except Stopped:
+        raise  # not failed: it is saved, and its queue grants it seconds
+    except Exception:
+        status = "FAILED"
+        raise
+    finally:
+        if recorder:
+            recorder.end(status)
 
 
-class Recorder:
-    """The process that sends a run to MLflow while it is trained."""
+class _Recorder:
+    """The thread that sends a training as it goes. Its first failure is its last call of MLflow."""
 
-    def __init__(self, run: RunFiles) -> None:
-        self.run = run
-        self.has_said = False
-        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        names = [run.layout.profile, run.experiment, str(run.seed)]
-        with (run.tracking / "recorder.log").open("w") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "mmnet.tracking.recorder", *names],
-                # None of the training's own: a pipe that it is read through closes when it ends.
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                env={**os.environ, "PYTHONPATH": path},
-                start_new_session=True,  # Ctrl-C is for the training: the rest is then sent
-            )
-        self.listener = threading.Thread(target=self._listen, daemon=True)
-        self.listener.start()
+    def __init__(self, run: RunPaths, identity: Identity, tables: list[dict[str, str]]) -> None:
+        self.run, self.identity, self.tables = run, identity, tables
+        self.work = run.work(identity)
+        self.is_over, self.has_failed = threading.Event(), False
+        self.store: Store | None = None
+        self.monitor: Any = None
+        # A daemon: the process can exit although a call hangs.
+        self.thread = threading.Thread(target=self._follow, name="mlflow", daemon=True)
+        self.thread.start()
 
     def end(self, status: Status) -> None:
-        """Note how the training ended, and give the recorder a little time for the last of it."""
-        note_end(self.run, status)
-        assert self.process.stdin
-        self.process.stdin.close()
+        """Note how the training ended; give MLflow `WAIT` seconds, none where it was stopped."""
+        with contextlib.suppress(OSError, MMNetError, ValueError):  # a full disk
+            note_epochs(self.work, self.identity)
+            note_end(self.work, self.identity, status)
+        self.is_over.set()
         if status == "KILLED":
-            return  # the user waits for the prompt, or a queue; the recorder ends by itself
-        try:
-            code = self.process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            code = self.process.wait()
-        self.listener.join()
-        if code and not self.has_said:
-            say(
-                f"mlflow: the store did not take all of {self.run.name} in {PATIENCE:.0f} s "
-                f"({self.run.tracking / 'recorder.log'}). Nothing is lost; to send the rest: mmnet "
-                "mlflow-sync."
-            )
+            return
+        self.thread.join(WAIT)
+        if self.thread.is_alive() and not self.has_failed:
+            self.has_failed = True
+            say(f"mlflow: the store did not take all of {self.run.name} in {WAIT:.0f} s. {LATER}")
 
-    def _listen(self) -> None:
-        assert self.process.stdout
-        with self.process.stdout as lines:
-            for line in lines:
-                self.has_said = True
-                say(f"mlflow: {line.rstrip()} {LATER}.")
+    def _follow(self) -> None:
+        seen, is_over = -1, False
+        while not is_over:
+            is_over = self.is_over.wait(0 if seen == -1 else LOOK_EVERY)
+            path, before = self.work.metrics, seen
+            seen = path.stat().st_mtime_ns if path.exists() else 0
+            if seen == before and not is_over:
+                continue
+            try:
+                note_epochs(self.work, self.identity)  # also where MLflow fails
+                if not self.has_failed:
+                    self._send(is_training=not is_over)
+            except Exception as error:
+                if not self.has_failed:
+                    self.has_failed = True
+                    say(f"mlflow: {_text(error)} Training is not affected. {LATER}")
 
-
-def note_end(run: RunFiles, status: Status) -> None:
-    with contextlib.suppress(OSError, MMNetError):  # a full disk: the results tell too
-        if record := read_record(run):
-            write_record(run, record | {"ended": {"status": status, "time": milliseconds()}})
-
-
-def _goes_on(run: RunFiles, old: dict[str, Any], identity: dict[str, Any]) -> bool:
-    """Whether this is the run noted before, with what it would go on from still there."""
-    if old["identity"] != identity:
-        return False
-    work = run.folder / "work"
-    is_there = any((work / name).is_file() for name in ("last.pt", "finished.json"))
-    return is_there or own_metrics(run, old) is None
+    def _send(self, *, is_training: bool) -> None:
+        self.store = self.store or Store(self.run.root)
+        record = read(self.run, self.identity, tables=self.tables, is_training=is_training)
+        run_id, report = self.store.send(record)
+        if run_id is None:
+            raise TrackingError(f"{self.run.name}: {report}.")
+        if self.monitor is None and record.status == "RUNNING":
+            self.monitor = _system_metrics(self.store.uri, run_id)
+        elif self.monitor is not None and not is_training:
+            self.monitor.finish()
 
 
-def _metrics_of_another(run: RunFiles, identity: dict[str, Any]) -> int | None:
-    """Tell the epochs that lie here from those to come, by their time, if they are another's."""
+def send(run: RunPaths, tables: list[dict[str, str]]) -> None:
+    """Send what MLflow lacks of a published run; what goes wrong is one line."""
     try:
-        if json.loads(run.finished.read_text(encoding="utf-8")) == identity:
-            return None
-    except (FileNotFoundError, ValueError):
-        pass
-    return run.work_metrics.stat().st_mtime_ns if run.work_metrics.is_file() else None
+        identity = published(run)
+        if identity is None:
+            raise TrackingError(f"{run.identity}: missing or damaged; pull or train the run again.")
+        Store(run.root).send(read(run, identity, tables=tables))
+    except Exception as error:
+        say(f"mlflow: {_text(error)} The results are written.")
+
+
+def sync_all(paths: Paths, folders: list[Path], params: Params) -> Store:
+    """Send what MLflow lacks of some runs, or of all of the profile; say in a line what that was.
+
+    Raises:
+        TrackingError: the store cannot be used, or a folder is not a run folder; or a run's files
+            are damaged, when all others are sent.
+    """
+    runs = [_run_in(folder, paths) for folder in folders] or _all_runs(paths)
+    store = Store(paths.root)
+    problems: list[TrackingError] = []
+    for run in runs:
+        is_known = run.experiment in params.experiments and run.profile == params.profile
+        config = params.resolve(run.experiment, int(run.seed)) if is_known else None
+        tables = rows_of_run(config, params) if config else None
+        try:
+            records = [read(run, identity, tables=tables) for identity in _trainings(run)]
+        except TrackingError as error:
+            say(f"{run.name}: {error}")
+            problems.append(error)
+        else:
+            for record in records:
+                say(f"{run.name} ({record.tags[IDENTITY][:8]}): {store.send(record)[1]}")
+    if problems:
+        raise problems[0]
+    return store
+
+
+def _all_runs(paths: Paths) -> list[RunPaths]:
+    """Return the runs that were trained here or have results here."""
+    abouts = [read_json(work.about) for work in paths.works]
+    found = {paths.run(about["experiment"], about["seed"]) for about in abouts if about}
+    published = paths.root.glob(str(RunPaths(paths.profile, "*", "*").metrics))
+    return sorted(found | {_run_in(path.parent, paths) for path in published}, key=str)
+
+
+def _trainings(run: RunPaths) -> list[Identity]:
+    """Return the trainings of a run: the published one, and those that work here.
+
+    Raises:
+        TrackingError: there is none.
+    """
+    files = [run.identity, *(work.about for work in Paths(run.profile, run.root).works)]
+    found = {}
+    for about in map(read_json, files):
+        identity = Identity.from_dict(about.get("identity"))
+        if identity and (about["experiment"], about["seed"]) == (run.experiment, run.seed):
+            found[identity.digest] = identity
+    if not found:
+        raise TrackingError(f"{run.identity}: missing or damaged; pull or train the run again.")
+    return list(found.values())
+
+
+def _run_in(folder: Path, paths: Paths) -> RunPaths:
+    # Not resolved: `runs/` may be a link.
+    *_, profile, experiment, last = ("", "", *folder.absolute().parts)
+    if seed := re.fullmatch(r"seed(\d+)", last):
+        run = RunPaths(profile, experiment, int(seed[1]), paths.root)
+        if folder.is_dir() and run.folder.is_dir() and run.folder.samefile(folder):
+            return run
+    raise TrackingError(f"{folder}: is not a run folder (expected runs/PROFILE/EXPERIMENT/seedN).")
+
+
+def _system_metrics(uri: str, run_id: str) -> Any:
+    """Start MLflow's own monitor of processor, memory, disk, network and GPUs."""
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+    class Monitor(SystemMetricsMonitor):
+        def monitor(self) -> None:
+            with contextlib.suppress(Exception):  # a thread's error is a traceback on stderr
+                super().monitor()
+
+    monitor = Monitor(run_id, sampling_interval=SAMPLE_EVERY, resume_logging=True, tracking_uri=uri)
+    monitor.start()
+    return monitor
+
+
+def _text(error: Exception) -> str:
+    """Return what an error says; of one that is not ours, also which it is."""
+    text = " ".join(str(error).split())[:300]
+    return text if isinstance(error, MMNetError) else f"{type(error).__name__}: {text.rstrip('.')}."

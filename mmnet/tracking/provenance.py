@@ -1,4 +1,4 @@
-"""Where a run comes from: revision, packages, device. Asked for when it starts."""
+"""Where a training runs: git revision, packages, device."""
 
 import platform
 import subprocess
@@ -9,10 +9,11 @@ from typing import Any
 from mmnet.runtime.errors import ConfigError
 
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "numpy", "pandas", "pillow", "pycocotools")
-"""Those that a run's numbers may depend on."""
+"""Those that a training's numbers may depend on."""
 
 
 def packages() -> dict[str, str]:
+    """Return the versions of Python and of PACKAGES."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -25,7 +26,7 @@ def packages() -> dict[str, str]:
 def revision(root: Path) -> dict[str, Any]:
     """Return git's revision and the files that differ from it; both None outside a repository."""
     commit = _git(root, "rev-parse", "HEAD")
-    # DVC writes its lock after each stage: to say what came out, not what went in.
+    # DVC writes its lock after each stage: it says what came out, not what went in.
     status = _git(root, "status", "--porcelain", "--", ".", ":!dvc.lock")
     if commit is None or status is None:
         return {"commit": None, "changed": None}
@@ -36,19 +37,19 @@ def check_clean(root: Path) -> None:
     """Refuse code that no revision names.
 
     Raises:
-        ConfigError: there are changes that git does not have, or there is no git.
+        ConfigError: there are uncommitted changes, or there is no git.
     """
     found = revision(root)
     if found["commit"] is None:
         raise ConfigError(
-            "mlflow.require_clean is true, but this is no git repository with a commit, or git "
+            "mlflow.require_clean is true, but this is not a git repository with a commit, or git "
             "is not installed. Work in a clone, or set it to false."
         )
     if changed := found["changed"]:
         more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
         raise ConfigError(
-            f"mlflow.require_clean is true, and git does not have {', '.join(changed[:5])}{more} "
-            "as they are. Commit or stash them, or set it to false."
+            f"mlflow.require_clean is true, and there are uncommitted changes: "
+            f"{', '.join(changed[:5])}{more}. Commit or stash them, or set it to false."
         )
 
 

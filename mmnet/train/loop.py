@@ -71,14 +71,14 @@ def fit(
         )
         _check_fits(config, items, val)
         # The first process looks once the lock is its own; the others see what it saw.
-        if world.first(identity is not None and is_finished(work, identity)):
+        if world.broadcast(identity is not None and is_finished(work, identity)):
             say(f"{work.folder}: this training is finished; publishing it again")
             if identity is not None:
                 publish(work, run)
             return
         if identity is not None:
             begin(run, work, identity)
-        last = world.first(resumable(work, identity) if identity is not None else None)
+        last = world.broadcast(resumable(work, identity) if identity is not None else None)
         torch.manual_seed(config.seed)
         model = build_model(config.model, config.tower, weights=inputs.weights).to(device)
         state = start(model, config.train, device)
@@ -100,7 +100,7 @@ def fit(
                     saver.save_best()
             except Interruption:
                 saver.save()
-                world.first(None)  # torchrun would end the first one's saving with the others
+                world.broadcast(None)  # torchrun would end the first one's saving with the others
                 raise _stopped(state, config, stop) from None
         saver.finish(run)
 
@@ -196,7 +196,7 @@ def record_epoch(state: RunState, val: dict[str, float], config: Config, num_ite
 @contextlib.contextmanager
 def _work_folder(run: RunPaths, identity: Identity | None, world: World) -> Iterator[WorkPaths]:
     """Hold the work folder against other trainings; remove what a killed one left half-written."""
-    own = world.first(identity)
+    own = world.broadcast(identity)
     assert own is not None  # the first process's
     work = run.work(own)
     if not world.is_first:

@@ -180,6 +180,8 @@ def is_finished(work: WorkPaths, identity: Identity) -> bool:
 def publish(work: WorkPaths, run: RunPaths) -> None:
     """Put a finished training's results where tables look for them."""
     for kept, published in ((work.best, run.checkpoint), (work.metrics, run.metrics)):
+        for left in published.parent.glob(f".{published.name}.*.tmp"):
+            left.unlink()  # of a process killed while it published
         with atomic_path(published) as path:
             path.unlink()
             try:

@@ -109,7 +109,7 @@ class Stepper:
             group["lr"] = lr * group["multiplier"]
         state.optimizer.zero_grad()
         try:
-            with self.world.speaking():
+            with self.world.communicating():
                 losses = [
                     self._part(part, of=len(parts), is_last=number == len(parts) - 1)
                     for number, part in enumerate(parts)

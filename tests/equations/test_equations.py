@@ -10,15 +10,16 @@ from open_clip.modified_resnet import AttentionPool2d
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from mmnet.model.ablations import EqualScores, PlainWords, SingleMaskDecoder
 from mmnet.model.backbone_resnet import attention_pool
 from mmnet.model.decoder import Decoder, DecoderLayer
-from mmnet.model.estimator import EqualScores, QueryEstimator
+from mmnet.model.estimator import QueryEstimator
 from mmnet.model.layers import Attention, coordinates, sine_positions, sine_positions_2d
-from mmnet.model.mask_decoder import MaskDecoder, SingleMaskDecoder
+from mmnet.model.mask_decoder import MaskDecoder
 from mmnet.model.mask_projector import MaskProjector
 from mmnet.model.neck import FusionNeck
 from mmnet.model.pyramid import Pyramid
-from mmnet.model.query_generator import DenseFeatures, PlainWords, QueryGenerator, VisualWords
+from mmnet.model.query_generator import DenseFeatures, QueryGenerator, VisualWords
 from support.model import shaken
 
 B, L, C, N_Q, H3, HEADS = 2, 5, 8, 3, 4, 2
@@ -367,9 +368,16 @@ def test_eq15_scores_the_queries() -> None:
     assert_close(s_q, softmax(scores))
 
 
+def decoder_parts() -> dict[str, Any]:
+    return {
+        "projector": MaskProjector(width=C, grid=H3, relu_kernel=True),
+        "estimator": QueryEstimator(width=C, heads=HEADS),
+    }
+
+
 @pytest.mark.parametrize("scored", [True, False])
 def test_eq16_one_summed_kernel_equals_the_weighed_sum_of_masks(scored: bool) -> None:
-    decoder = shaken(MaskDecoder(width=C, heads=HEADS, grid=H3, relu_kernel=True))
+    decoder = shaken(MaskDecoder(**decoder_parts()))
     if not scored:
         decoder.estimator = EqualScores()
     f_s, f_q = rand(B, N, C), rand(B, N_Q, C)
@@ -383,7 +391,7 @@ def test_eq16_one_summed_kernel_equals_the_weighed_sum_of_masks(scored: bool) ->
 
 
 def test_without_mmp_queries_are_summed_before_the_kernel() -> None:
-    decoder = shaken(SingleMaskDecoder(width=C, heads=HEADS, grid=H3, relu_kernel=True))
+    decoder = shaken(SingleMaskDecoder(**decoder_parts()))
     f_s, f_q = rand(B, N, C), rand(B, N_Q, C)
     s_q = decoder.estimator(f_q)
     query = sum(s_q[:, n, None] * f_q[:, n] for n in range(N_Q))

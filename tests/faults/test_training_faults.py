@@ -1,6 +1,5 @@
-"""Training that is killed, stopped, robbed of files or disk: it goes on, or says what to mend."""
+"""Training that is killed, stopped or loses files: it resumes exactly, or says what to do."""
 
-import json
 import multiprocessing
 import os
 import resource
@@ -25,7 +24,7 @@ from mmnet.runtime.files import checksum
 from mmnet.train import loop, step
 from mmnet.train import run_state as state
 from support.tiny import ROOT
-from support.training import CPU, fit, with_train
+from support.training import CPU, fit, identity_of, run_in, with_train, work_of
 
 PUBLISHED = ("checkpoint.pt", "metrics.jsonl")
 OFTEN = 1e-9
@@ -84,9 +83,10 @@ def test_run_killed_at_twenty_moments_ends_with_the_bytes_of_an_undisturbed_one(
     assert done.returncode == 0, done.stderr
     assert done.stdout == "20\n"
     # Within epochs too, or the moments were no test.
-    assert done.stderr.count("going on after epoch") >= 5
+    assert done.stderr.count("resuming after epoch") >= 5
     assert " steps, from " in done.stderr
-    assert_same(*folders)
+    run = Path("runs/mini/refcoco_vit_b/seed0")
+    assert_same(*(folder / run for folder in folders))
 
 
 def test_run_broken_off_within_an_epoch_goes_on_within_it(
@@ -99,9 +99,8 @@ def test_run_broken_off_within_an_epoch_goes_on_within_it(
     broken_off(tiny, tmp_path, monkeypatch, steps=9)
     capsys.readouterr()
     # The ninth was the third of the second epoch, and was not saved.
-    fit(tiny, tmp_path)
-    assert "going on after epoch 1 and 2 steps, from " in capsys.readouterr().err
-    assert_same(tmp_path, undisturbed)
+    assert_same(fit(tiny, tmp_path), undisturbed)
+    assert "resuming after epoch 1 and 2 steps, from " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
@@ -120,29 +119,26 @@ def test_signal_of_a_queue_saves_and_stops_and_the_run_goes_on(
     assert signal.getsignal(number) == before
     assert caught.value.exit_code == 128 + number
     # Heard behind the step that was under way when it came.
-    assert str(caught.value) == (
-        f"refcoco_vit_b: stopped by {number.name} in epoch 2, after 3 of its steps, and saved. "
-        "The same command goes on."
-    )
-    assert len(checkpoint.load(tmp_path / "work" / "last.pt")["losses"]) == 3
+    assert f"{number.name} in epoch 2, after 3 of its steps" in str(caught.value)
+    assert len(checkpoint.load(work_of(tiny, tmp_path).last)["losses"]) == 3
     assert_same(fit(tiny, tmp_path), undisturbed)
 
 
 def test_signal_while_evaluating_loses_no_step(
     tiny: Any, tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    predict = loop.predict_together
+    validate = loop.validate
 
     def signalled(*arguments: Any, **keywords: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
-        return predict(*arguments, **keywords)
+        return validate(*arguments, **keywords)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "predict_together", signalled)
+        patch.setattr(loop, "validate", signalled)
         with pytest.raises(Stopped, match="in epoch 1, after 6 of its steps"):
             fit(tiny, tmp_path)
         patch.setattr(step.Stepper, "step", lambda *a, **k: pytest.fail("a step twice"))
-        patch.setattr(loop, "predict_together", lambda *a, **k: break_off())
+        patch.setattr(loop, "validate", lambda *a, **k: break_off())
         with pytest.raises(KeyboardInterrupt):
             fit(tiny, tmp_path)
     assert_same(fit(tiny, tmp_path), undisturbed)
@@ -152,19 +148,19 @@ def test_run_killed_before_its_best_model_was_written_writes_it(
     tiny: Any, tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     best = checkpoint.load(undisturbed / "checkpoint.pt")["epoch"]
-    original = state.save_best
+    original = state.Saver.save_best
 
-    def broken_at_the_best(run: state.Run, *arguments: Any) -> None:
-        if run.epoch == best:
+    def broken_at_the_best(self: state.Saver) -> None:
+        if self.state.epoch == best:
             break_off()
-        original(run, *arguments)
+        original(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "save_best", broken_at_the_best)
+        patch.setattr(state.Saver, "save_best", broken_at_the_best)
         with pytest.raises(KeyboardInterrupt):
             fit(tiny, tmp_path)
     # That epoch is not taken again: on a GPU it might end with other bits.
-    assert checkpoint.load(tmp_path / "work" / "last.pt")["losses"] == []
+    assert checkpoint.load(work_of(tiny, tmp_path).last)["losses"] == []
     assert_same(fit(tiny, tmp_path), undisturbed)
 
 
@@ -184,7 +180,7 @@ def flip(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [remove, cut, flip])
-def test_run_whose_best_model_is_lost_starts_afresh_and_says_so(
+def test_run_whose_best_model_is_lost_starts_from_scratch_and_says_so(
     damage: Callable[[Path], None],
     tiny: Any,
     tmp_path: Path,
@@ -192,14 +188,11 @@ def test_run_whose_best_model_is_lost_starts_afresh_and_says_so(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    best = tmp_path / "work" / "best.pt"
+    best = work_of(tiny, tmp_path).best
     broken_off(tiny, tmp_path, monkeypatch, steps=9)
     damage(best)
-    fit(tiny, tmp_path)
-    assert f"{best}: is not that of epoch 1, the best so far: starting afresh" in (
-        capsys.readouterr().err
-    )
-    assert_same(tmp_path, undisturbed)
+    assert_same(fit(tiny, tmp_path), undisturbed)
+    assert f"{best}: is not the model of epoch 1" in capsys.readouterr().err
     # Finished, it cannot be published again either.
     damage(best)
     assert_same(fit(tiny, tmp_path), undisturbed)
@@ -215,28 +208,27 @@ def test_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     broken_off(tiny, tmp_path, monkeypatch, steps=4)
-    last = tmp_path / "work" / "last.pt"
+    last = work_of(tiny, tmp_path).last
     damage(last)
     capsys.readouterr()
-    fit(tiny, tmp_path)
+    assert_same(fit(tiny, tmp_path), undisturbed)
     said = capsys.readouterr().err
-    assert f"{last}: damaged or no checkpoint" in said
-    assert f"going on after epoch 0 and 2 steps, from {last.with_name('previous.pt')}" in said
-    assert_same(tmp_path, undisturbed)
+    assert f"{last}: damaged" in said
+    assert f"resuming after epoch 0 and 2 steps, from {last.with_name('previous.pt')}" in said
 
 
-def test_checkpoint_that_reads_back_otherwise_is_not_taken(
+def test_checkpoint_whose_checksum_differs_after_writing_is_refused(
     tiny: Any, tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken_off(tiny, tmp_path, monkeypatch, steps=2)
-    last = tmp_path / "work" / "last.pt"
+    last = work_of(tiny, tmp_path).last
     before = last.read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "checksum", lambda path: "another")
-        with pytest.raises(CheckpointError, match="reads back otherwise than it was written"):
-            checkpoint.save(last, {"model": {}, "config": {}}, previous=tmp_path / "previous.pt")
+        with pytest.raises(CheckpointError, match="checksum mismatch after writing"):
+            checkpoint.save(last, {"model": {}}, previous=tmp_path / "previous.pt")
     assert last.read_bytes() == before
-    assert sorted(path.name for path in last.parent.iterdir()) == ["last.pt", "metrics.jsonl"]
+    assert not list(last.parent.glob(".*"))
     assert_same(fit(tiny, tmp_path), undisturbed)
 
 
@@ -244,7 +236,7 @@ def test_full_disk_stops_training_with_the_last_good_checkpoint_intact(
     tiny: Any, tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    last = tmp_path / "work" / "last.pt"
+    last = work_of(tiny, tmp_path).last
     good: list[str] = []
 
     def fill() -> None:
@@ -268,11 +260,11 @@ def test_a_checkpoint_holds_all_that_going_on_needs(
     tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken_off(tiny, tmp_path, monkeypatch, steps=9)
-    content = checkpoint.load(tmp_path / "work" / "last.pt")
-    assert content["config"] == tiny.config.identity()
+    content = checkpoint.load(work_of(tiny, tmp_path).last)
+    assert content["identity"] == identity_of(tiny).as_dict()
     assert len(content["history"]) == 1
     assert len(content["losses"]) == 2
-    assert {"model", "optimizer", "scaler", "table", "images", "weights", "code"} <= set(content)
+    assert {"model", "optimizer", "scaler"} <= set(content)
 
 
 def test_random_numbers_are_those_of_seed_step_and_process(
@@ -280,13 +272,13 @@ def test_random_numbers_are_those_of_seed_step_and_process(
 ) -> None:
     model = tiny.config.model.model_copy(update={"dropout": 0.5})
     config = tiny.config.model_copy(update={"model": model})
-    fit(tiny, tmp_path / "undisturbed", config)
+    undisturbed = fit(tiny, tmp_path / "undisturbed", config)
     with monkeypatch.context() as patch:
         after_steps(patch, 4, lambda: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(Stopped):
             fit(tiny, tmp_path / "stopped", config)
     torch.rand(7)
-    assert_same(fit(tiny, tmp_path / "stopped", config), tmp_path / "undisturbed")
+    assert_same(fit(tiny, tmp_path / "stopped", config), undisturbed)
 
 
 class DyingItems(Dataset[Any]):
@@ -352,7 +344,7 @@ def test_state_of_a_gpu_without_scaled_loss_is_taken_by_one_with(
     model = build_model(tiny.config.model, tiny.config.tower, weights=None)
     run = step.start(model, tiny.config.train, CPU)
     run.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
-    state.resume(run, tmp_path / "work" / "last.pt")
+    state.resume(run, work_of(tiny, tmp_path).last)
     assert run.scaler.get_scale() == 4.0
     assert len(run.losses) == 2
 
@@ -364,9 +356,7 @@ def test_too_little_memory_for_evaluating_says_what_to_lower(
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr("mmnet.evaluate.predict._masks", full)
-    with pytest.raises(
-        TrainingError, match=r"evaluating 8 sentences .* Lower evaluate\.batch_size"
-    ):
+    with pytest.raises(TrainingError, match=r"Lower train\.val_batch_size"):
         fit(tiny, tmp_path)
 
 
@@ -389,12 +379,15 @@ def test_missing_image_in_evaluation_is_named_and_its_readers_end(
 
 
 def test_pieces_that_a_killed_run_was_writing_are_cleared_away(tiny: Any, tmp_path: Path) -> None:
-    pieces = [tmp_path / "work" / ".last.pt.1.tmp", tmp_path / ".checkpoint.pt.2.tmp"]
-    for piece in pieces:
-        piece.parent.mkdir(exist_ok=True)
+    work, run = work_of(tiny, tmp_path), run_in(tmp_path, tiny.config)
+    pieces = [work.folder / ".last.pt.1.tmp", run.folder / ".checkpoint.pt.2.tmp"]
+    others = run.folder / ".predictions.png.3.tmp"
+    for piece in (*pieces, others):
+        piece.parent.mkdir(parents=True, exist_ok=True)
         piece.write_bytes(b"half")
     fit(tiny, tmp_path)
     assert not any(piece.exists() for piece in pieces)
+    assert others.exists()  # another command's
 
 
 def test_unreadable_image_in_training_is_named(
@@ -409,13 +402,3 @@ def test_unreadable_image_in_training_is_named(
             fit(tiny, tmp_path, with_train(tiny.config, workers=1))
     finally:
         image.write_bytes(content)
-
-
-def test_states_of_another_run_are_not_gone_on_from(
-    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    broken_off(tiny, tmp_path, monkeypatch, steps=3)
-    assert state.resumable(tmp_path / "work", {"code": "another"}) is None
-    assert "is of another code: starting afresh" in capsys.readouterr().err
-    lines = (tmp_path / "work" / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line) for line in lines] == []

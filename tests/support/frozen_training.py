@@ -16,6 +16,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
 
+from mmnet.config.identity import RunInputs, training_identity
+from mmnet.config.paths import RunPaths
 from mmnet.config.schema import Config
 from mmnet.train.loop import fit
 from mmnet.train.step import Stepper
@@ -54,12 +56,13 @@ if __name__ == "__main__":
     if steps:
         Stepper.step = signalled
     Stepper.__exit__ = closed
-    fit(
-        Config.model_validate_json(config),
+    config = Config.model_validate_json(config)
+    inputs = RunInputs(
         table=Path(table),
         images=Path(images),
         manifest=Path(images).with_suffix(".tsv"),
         weights=None,
-        folder=Path(folder),
-        device=torch.device("cpu"),
     )
+    run = RunPaths(config.profile, config.experiment, config.seed, Path(folder))
+    identity = training_identity(config, inputs) if os.environ["RANK"] == "0" else None
+    fit(config, identity, inputs=inputs, run=run, device=torch.device("cpu"))

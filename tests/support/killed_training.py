@@ -15,22 +15,20 @@ from pathlib import Path
 
 import torch
 
+from mmnet.config.identity import RunInputs, training_identity
+from mmnet.config.paths import RunPaths
 from mmnet.config.schema import Config
 from mmnet.data.dataset import training_items
-from mmnet.runtime.fingerprint import code_version
 from mmnet.train.loop import fit
 
 
-def train(config: Config, table: Path, images: Path, folder: Path) -> None:
-    fit(
-        config,
-        table=table,
-        images=images,
-        manifest=images.with_suffix(".tsv"),
-        weights=None,
-        folder=folder,
-        device=torch.device("cpu"),
-    )
+def run_in(config: Config, root: Path) -> RunPaths:
+    return RunPaths(config.profile, config.experiment, config.seed, root)
+
+
+def train(config: Config, inputs: RunInputs, root: Path) -> None:
+    identity = training_identity(config, inputs)
+    fit(config, identity, inputs=inputs, run=run_in(config, root), device=torch.device("cpu"))
 
 
 def started(*arguments: object) -> int:
@@ -62,22 +60,25 @@ if __name__ == "__main__":
     config = Config.model_validate_json(sys.argv[1])
     table, images, undisturbed, killed = map(Path, sys.argv[2:6])
     # What all forks share, once: code read, sentences' vocabulary loaded.
-    code_version(fit.__module__)
+    inputs = RunInputs(
+        table=table, images=images, manifest=images.with_suffix(".tsv"), weights=None
+    )
+    identity = training_identity(config, inputs)
     training_items(config, table, images)
     start = time.monotonic()
-    pid = started(config, table, images, undisturbed)
-    wait_for_a_save(undisturbed / "work" / "last.pt", pid)
+    pid = started(config, inputs, undisturbed)
+    wait_for_a_save(run_in(config, undisturbed).work(identity).last, pid)
     first_save = time.monotonic() - start
     assert ended(pid) == 0
     kills = 0
     while kills < int(sys.argv[6]):
-        pid = started(config, table, images, killed)
+        pid = started(config, inputs, killed)
         if random.random() < 0.5:  # however slow the machine has become
-            wait_for_a_save(killed / "work" / "last.pt", pid)
+            wait_for_a_save(run_in(config, killed).work(identity).last, pid)
         time.sleep(random.uniform(0, first_save))
         os.kill(pid, signal.SIGKILL)
         if ended(pid) == 0:
             sys.exit(f"finished after {kills} kills: train for longer")
         kills += 1
-    assert ended(started(config, table, images, killed)) == 0
+    assert ended(started(config, inputs, killed)) == 0
     print(kills)

@@ -13,21 +13,16 @@ from numpy.typing import NDArray
 from mmnet.config.load import load_params
 from mmnet.config.paths import Paths
 from mmnet.config.schema import Params
-from mmnet.config.tables import TABLES, runs_of, shown_run
-from mmnet.evaluate.metrics import score_run
+from mmnet.config.tables import TABLES, experiments_of, runs_of, shown_run
+from mmnet.evaluate.metrics import METRICS, score_run
 from mmnet.evaluate.selection import KINDS
-from mmnet.report.claims.evidence import (
-    IDS,
-)
-from mmnet.report.claims.statements import MEANT, PUBLISHED, wanted_runs
+from mmnet.report.claims.rows import IDS
+from mmnet.report.claims.statements import ROWS, wanted_runs
 from mmnet.report.claims.write import write_claims
 from mmnet.report.figures.figure4 import write_figure4
-from mmnet.report.figures.mask_figures import (
-    write_figure5,
-    write_figure6,
-)
-from mmnet.report.tables.ablations import write_ablation
-from mmnet.report.tables.table1 import write_table1
+from mmnet.report.figures.figure5 import write_figure5
+from mmnet.report.figures.figure6 import write_figure6
+from mmnet.report.tables.write import write_table
 from mmnet.runtime.errors import ConfigError, DataError
 from support.tiny import ROOT
 
@@ -52,8 +47,8 @@ def sentences(splits: list[str], images: int = 24) -> pd.DataFrame:
 
 def published(experiment: str, split: str) -> float:
     frame = pd.read_csv(ROOT / "mmnet/report/published.csv")
-    for key, value in zip(("table", "method", "backbone"), PUBLISHED[experiment], strict=True):
-        frame = frame[frame[key] == value]
+    for key in ("table", "method", "backbone"):
+        frame = frame[frame[key] == getattr(ROWS[experiment], key)]
     if experiment.startswith("refcoco"):
         name = experiment.rsplit("_vit", 1)[0].replace("_plus", "+")
         frame = frame[frame["dataset"] == name]
@@ -63,7 +58,7 @@ def published(experiment: str, split: str) -> float:
 
 def noise(experiment: str, rows: pd.DataFrame, size: float) -> Floats:
     """Alike within an image, another in each run, and nothing on average."""
-    rng = np.random.default_rng([*MEANT].index(experiment))
+    rng = np.random.default_rng([*ROWS].index(experiment))
     values = size * rng.normal(size=rows["image_id"].nunique())
     values = values[rows["image_id"].factorize()[0]]
     return np.asarray(values - values.mean())
@@ -75,6 +70,8 @@ class Bench:
     def __init__(self, folder: Path, params: Params, values: Values, images: int = 24) -> None:
         self.folder, self.params = folder, params
         for experiment, seed in wanted_runs(params):
+            if experiment not in params.experiments:
+                continue
             config = params.resolve(experiment, seed)
             rows = sentences(config.dataset.splits, images)
             ious = [
@@ -83,7 +80,7 @@ class Bench:
             ]
             rows["union"] = 10**9
             rows["intersection"] = np.rint(np.concatenate(ious) * 10**9).astype(int)
-            rows.attrs["config"] = config.identity()
+            rows.attrs["config"] = config.prediction_values()
             self.path(experiment, seed).parent.mkdir(parents=True, exist_ok=True)
             rows.to_parquet(self.path(experiment, seed), index=False)
 
@@ -152,8 +149,51 @@ def scattered(experiment: str, split: str, rows: pd.DataFrame) -> Floats:
     return np.asarray(values.clip(0, 1))
 
 
+Value = Callable[[int, int, int, int], float]
+"""Number of the experiment, number of the split, seed and number of the metric → its value."""
+
+
+def distinct(experiment: int, split: int, seed: int, metric: int) -> float:
+    """A different number in every cell."""
+    return 0.5 + 0.05 * experiment + 0.01 * split + 0.001 * seed - 0.02 * metric
+
+
+def make_scores(
+    params: Params, folder: Path, table: str = "table1", value: Value = distinct
+) -> list[Path]:
+    """Write a score file for each run of a table."""
+    paths = []
+    for number, experiment in enumerate(experiments_of(table, params)):
+        for seed in params.seeds:
+            config = params.resolve(experiment, seed)
+            splits = {
+                split: {"sentences": 1000 + column}
+                | {metric: value(number, column, seed, i) for i, metric in enumerate(METRICS)}
+                for column, split in enumerate(config.dataset.splits)
+            }
+            scores = {
+                "profile": params.profile,
+                "experiment": experiment,
+                "seed": seed,
+                "dataset": config.dataset_name,
+                "backbone": config.tower.label,
+                "splits": splits,
+            }
+            paths.append(folder / params.profile / experiment / f"seed{seed}.json")
+            paths[-1].parent.mkdir(parents=True, exist_ok=True)
+            paths[-1].write_text(json.dumps(scores))
+    return paths
+
+
+def change_scores(path: Path, split: str = "", **values: Any) -> None:
+    """Replace values of a score file, or of one of its splits."""
+    scores = json.loads(path.read_text())
+    (scores["splits"][split] if split else scores).update(values)
+    path.write_text(json.dumps(scores))
+
+
 def make_runs(folder: Path, params: Params) -> None:
-    """Write what training would leave in `folder`: rows, scores, and what Figures 5 and 6 show."""
+    """Write what trainings leave in `folder`: rows, scores, and what Figures 5 and 6 show."""
     paths = Paths(params.profile)
     bench = Bench(folder, params, scattered)
     for name in params.experiments:
@@ -191,9 +231,8 @@ def make_results(folder: Path, params: Params) -> Path:
     def scores(table: str) -> list[Path]:
         return [folder / paths.run(*run).scores for run in runs_of(table, params)]
 
-    write_table1(scores("table1"), results, params=params)
-    for table in TABLES[1:]:
-        write_ablation(table, scores(table), results, params=params)
+    for table in TABLES:
+        write_table(table, scores(table), results, params=params)
     write_claims(lambda *run: folder / paths.run(*run).rows, results, params=params)
     write_figure4(scores("table2"), results, params=params)
     config = params.resolve(shown_run(params), params.seeds[0])
@@ -246,3 +285,10 @@ def hand_made_tables(folder: Path) -> list[Path]:
         paths.append(folder / f"{name}.parquet")
         pd.DataFrame(rows, columns=columns).to_parquet(paths[-1])
     return paths
+
+
+def table_rows(folder: Path, table: str = "table1") -> list[list[str]]:
+    """Cells of a table's Markdown, the heads first."""
+    lines = (folder / f"{table}.md").read_text().splitlines()[2:]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return [cells[0], *cells[2:]]

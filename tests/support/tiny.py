@@ -47,3 +47,7 @@ class Tiny:
     @property
     def table(self) -> Path:
         return self.tables["refcoco"]
+
+    @property
+    def manifest(self) -> Path:
+        return self.images.with_suffix(".tsv")

@@ -10,7 +10,7 @@ for TABLE in TABLES:
             [RESULTS / f"{TABLE}.{suffix}" for suffix in ("tex", "csv", "md")],
             report(
                 RESULTS / f"{TABLE}.html",
-                caption=f"../report/{TABLE}.rst",
+                caption="../report/table.rst",
                 category="Tables",
                 labels={"Table": TITLES[TABLE].removeprefix("Table ")},
             ),

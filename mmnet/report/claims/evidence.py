@@ -1,26 +1,21 @@
-"""The rows per sentence of the runs that a claim compares → an estimate, an interval, a verdict."""
+"""The IoU of the sentences of the runs that a claim compares → estimate, interval, verdict."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
-from importlib import resources
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from mmnet.config.schema import Config, Params
-from mmnet.data.refer import read_table
-from mmnet.evaluate.metrics import iou
+from mmnet.config.identity import flat
+from mmnet.config.schema import Params
 from mmnet.report.claims.bootstrap import percentile_interval, resampled_means
-from mmnet.report.claims.statements import MEANT, PUBLISHED, Claim, Part, wanted_runs
-from mmnet.runtime.errors import ConfigError, DataError
+from mmnet.report.claims.rows import Runs
+from mmnet.report.claims.statements import ROWS, Claim, Part
+from mmnet.report.tables.common import method, read_published
+from mmnet.runtime.errors import ConfigError
 
 LEVEL = 0.95
 MIN_IMAGES = 20
 """Percentile intervals of fewer are far too narrow to judge by."""
-IDS = ["split", "ref_id", "ann_id", "image_id", "sent_id"]
 SAME = ("profile", "dataset", "evaluate.threshold")
 """Keys of configs, or beginnings of them, in which compared runs must agree."""
 
@@ -28,8 +23,6 @@ SUPPORTED, CONTRADICTED, UNDECIDED = "supported", "contradicted", "undecided"
 NOT_TESTED, NOT_TESTABLE = "not tested", "not testable here"
 
 Interval = tuple[float, float]
-RowsOf = Callable[[str, int], Path]
-"""Experiment and seed → where the run's rows lie."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,11 +35,11 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What came of one part."""
+    """The result of one part."""
 
     part: Part
     rival: str
-    """The published method that `better` is held against, where it is no run."""
+    """The published method that `better` is compared with, where it is no run."""
     published: Difference
     verdict: str
     reason: str = ""
@@ -59,80 +52,6 @@ class Outcome:
     images: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Runs:
-    ious: dict[str, pd.Series]
-    """Experiment → IoU of each sentence, the mean over its seeds, sentences in one order."""
-    missing: dict[str, list[str]]
-    """Experiment → its runs that have no rows."""
-
-
-def read_runs(rows_of: RowsOf, params: Params) -> Runs:
-    """Read the rows of all runs that the claims compare.
-
-    Raises:
-        DataError: rows are missing, damaged, of other values, or of different sentences.
-    """
-    ious: dict[str, list[pd.Series]] = {}
-    missing: dict[str, list[str]] = {}
-    firsts: dict[str, tuple[str, pd.Index[Any]]] = {}
-    for experiment, seed in wanted_runs(params):
-        name, path = f"{experiment} seed {seed}", rows_of(experiment, seed)
-        if experiment not in params.experiments or not path.is_file():
-            missing.setdefault(experiment, []).append(name)
-            continue
-        config = params.resolve(experiment, seed)
-        values = _read(path, config)
-        first, index = firsts.setdefault(config.dataset_name, (name, values.index))
-        if not values.index.equals(index):
-            alone = len(values.index.symmetric_difference(index))
-            raise DataError(
-                f"claims: {name} and {first} hold different sentences of {config.dataset_name}: "
-                f"{alone} are in one alone. Predict both on the same data: mmnet predict."
-            )
-        ious.setdefault(experiment, []).append(values)
-    if missing and not params.allow_missing:
-        names = ", ".join(name for of_experiment in missing.values() for name in of_experiment)
-        raise DataError(
-            f"claims ({params.profile}): no rows of {names}. Train and predict them: snakemake "
-            "does when asked for results/claims.md. Or set allow_missing: true in params.yaml."
-        )
-    return Runs(
-        ious={
-            name: sum(values[1:], values[0]) / len(values)
-            for name, values in ious.items()
-            if name not in missing
-        },
-        missing=missing,
-    )
-
-
-def _read(path: Path, config: Config) -> pd.Series:
-    table = read_table(path, config.dataset.splits, maker="mmnet predict")
-    found, meant = table.attrs.get("config"), config.prediction_values()
-    if found != meant:
-        held = found if isinstance(found, dict) else {}
-        keys = ("profile", "dataset_name", "seed")
-        other = next((key for key in keys if key in held and held[key] != meant[key]), None)
-        what = (
-            f"holds rows of {other} {held[other]!r}, but the claims need {meant[other]!r}"
-            if other
-            else "was made with other values than params.yaml has now"
-        )
-        raise DataError(f"{path}: {what}. Make it again: mmnet predict.")
-    if lacking := {*IDS, "intersection", "union"} - {*table.columns}:
-        raise DataError(
-            f"{path}: lacks {', '.join(sorted(lacking))}. Make it again: mmnet predict."
-        )
-    values = iou(table).set_axis(pd.MultiIndex.from_frame(table[IDS])).sort_index()
-    if not values.index.is_unique:
-        twice = values.index[values.index.duplicated()][0][IDS.index("sent_id")]
-        raise DataError(
-            f"{path}: holds sentence {twice} twice. Make it again: mmnet prepare, then predict."
-        )
-    return values
-
-
 def judge(part: Part, claim: Claim, runs: Runs, params: Params) -> Outcome:
     """Return what the runs say of one part of a claim.
 
@@ -140,36 +59,33 @@ def judge(part: Part, claim: Claim, runs: Runs, params: Params) -> Outcome:
         ConfigError: the experiments are not of the claim's data set, or not measured alike.
     """
     rival, least, published = published_difference(part)
-    outcome = partial(Outcome, part=part, rival=rival, published=published)
-    names = (*part.better, *part.worse)
+    untested = Outcome(part=part, rival=rival, published=published, verdict=NOT_TESTABLE)
     if not part.worse and params.active.shapes is not None:
-        reason = "published numbers are not about these data"
-        return outcome(verdict=NOT_TESTABLE, reason=reason)
+        return replace(untested, reason="published numbers are not about these data")
     dataset = params.active.datasets.get(part.dataset)
     if dataset is None or part.split not in dataset.splits:
-        reason = f"params.yaml has no {part.split} of {part.dataset}"
-        return outcome(verdict=NOT_TESTABLE, reason=reason)
+        return replace(untested, reason=f"params.yaml has no {part.split} of {part.dataset}")
+    names = (*part.better, *part.worse)
     if missing := [run for name in names for run in runs.missing.get(name, [])]:
-        reason = f"no rows of {', '.join(missing)}"
-        return outcome(verdict=NOT_TESTED, reason=reason)
+        return replace(untested, verdict=NOT_TESTED, reason=f"no rows of {', '.join(missing)}")
     _check_comparable(part, claim, params)
 
     values = {name: runs.ious[name].xs(part.split, level="split") for name in names}
     better = np.mean([values[name] for name in part.better], axis=0)
-    worse = (
-        np.mean([values[name] for name in part.worse], axis=0)
-        if part.worse
-        else np.full(len(better), least / 100)
-    )
+    worse = np.full(len(better), least / 100)
+    if part.worse:
+        worse = np.mean([values[name] for name in part.worse], axis=0)
     points = 100 * (better - worse)
     images = values[names[0]].index.get_level_values("image_id").to_numpy()
     means = resampled_means(points, images)
     interval = percentile_interval(means, LEVEL)
     corrected = percentile_interval(means, corrected_level(claim))
     count = len(np.unique(images))
-    return outcome(
-        verdict=verdict_of(interval, corrected) if count >= MIN_IMAGES else UNDECIDED,
-        reason="" if count >= MIN_IMAGES else f"{count} images are too few",
+    is_enough = count >= MIN_IMAGES
+    return replace(
+        untested,
+        verdict=verdict_of(interval, corrected) if is_enough else UNDECIDED,
+        reason="" if is_enough else f"{count} images are too few",
         estimate=_difference(100 * float(better.mean()), 100 * float(worse.mean())),
         interval=interval,
         corrected=corrected,
@@ -179,56 +95,53 @@ def judge(part: Part, claim: Claim, runs: Runs, params: Params) -> Outcome:
 
 
 def _check_comparable(part: Part, claim: Claim, params: Params) -> None:
-    """Refuse what would compare unlike with unlike."""
+    """Refuse experiments that are not what the claim takes them for, or not measured alike."""
     for name in (*part.better, *part.worse):
-        run = params.resolve(name, params.seeds[0])
-        config = _flat(run.prediction_values()) | {"tower_name": run.tower_name}
-        for key, meant in (("dataset_name", part.dataset), *MEANT[name].items()):
-            if config[key] != meant:
+        config, row = params.resolve(name, params.seeds[0]), ROWS[name]
+        for key, found, expected in (
+            ("dataset", config.dataset_name, part.dataset),
+            ("tower", config.tower_name, row.tower or config.tower_name),
+            ("model", method(row.table, config), row.method),
+        ):
+            if found != expected:
                 raise ConfigError(
-                    f"params.yaml: experiments.{name} has {key} {config[key]}, but the claim "
-                    f"{claim.name} takes it for {meant}. Mend it, or give it another name."
+                    f"params.yaml: experiments.{name}: {key} is {found}, but the claim "
+                    f"{claim.name} expects {expected}. Fix its values, or rename the experiment."
                 )
-    for pair in zip(part.better, part.worse, strict=False):
-        for key, (one, other) in differences(pair, params).items():
+    for one, other in part.pairs:
+        for key, values in differences(one, other, params).items():
             if key.startswith(SAME):
                 raise ConfigError(
-                    f"params.yaml: {pair[0]} and {pair[1]} differ in {key} ({one}, {other}), so "
-                    f"the claim {claim.name} cannot compare them. Give both the same."
+                    f"params.yaml: experiments {one} and {other} differ in {key} ({values[0]}, "
+                    f"{values[1]}), so the claim {claim.name} cannot compare them. Make them equal."
                 )
 
 
-def differences(pair: tuple[str, str], params: Params) -> dict[str, tuple[Any, Any]]:
+def differences(one: str, other: str, params: Params) -> dict[str, tuple[Any, Any]]:
     """Return the keys, dotted, of what two experiments' results depend on and differ in."""
-    skipped = {"evaluate.batch_size"}
-    one, other = (_flat(params.resolve(name, params.seeds[0]).prediction_values()) for name in pair)
-    both = {key: (one.get(key), other.get(key)) for key in sorted({*one, *other} - skipped)}
+    runs = (params.resolve(name, params.seeds[0]) for name in (one, other))
+    ours, theirs = (flat(run.prediction_values()) for run in runs)
+    both = {key: (ours.get(key), theirs.get(key)) for key in sorted({*ours, *theirs})}
     return {key: values for key, values in both.items() if values[0] != values[1]}
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        nested = isinstance(value, dict)
-        flat |= _flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
-    return flat
 
 
 def published_difference(part: Part) -> tuple[str, float, Difference]:
     """Return the best other method, where one is meant, the lesser number, and the difference."""
-    with (resources.files("mmnet.report") / "published.csv").open(encoding="utf-8") as file:
-        frame = pd.read_csv(file)
+    frame = read_published()
     here = (frame["dataset"] == part.dataset) & (frame["split"] == part.split)
     frame = frame[here & (frame["metric"] == "IoU")]
-    keys = zip(frame["table"], frame["method"], frame["backbone"], strict=True)
-    cells = dict(zip(keys, map(float, frame["value"]), strict=True))
-    better = float(np.mean([cells[PUBLISHED[name]] for name in part.better]))
+    cells = frame.set_index(["table", "method", "backbone"])["value"]
+
+    def published(names: tuple[str, ...]) -> float:
+        rows = [ROWS[name] for name in names]
+        return float(np.mean([cells[row.table, row.method, row.backbone] for row in rows]))
+
     if part.worse:
-        worse = float(np.mean([cells[PUBLISHED[name]] for name in part.worse]))
-        return "", worse, _difference(better, worse)
-    others = [key for key in cells if key[0] == "table1" and key[1] != "MMNet"]
-    best = max(others, key=lambda key: cells[key])
-    return f"{best[1]}'s {cells[best]:.2f}", cells[best], _difference(better, cells[best])
+        worse = published(part.worse)
+        return "", worse, _difference(published(part.better), worse)
+    others = cells.loc[["table1"]].drop("MMNet", level="method")
+    best, (_, name, _) = float(others.max()), others.index[int(others.argmax())]
+    return f"{name}'s {best:.2f}", best, _difference(published(part.better), best)
 
 
 def _difference(better: float, worse: float) -> Difference:

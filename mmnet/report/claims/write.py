@@ -1,10 +1,11 @@
 """Does the evidence support what the paper says? Each of its claims, with a verdict.
 
-A claim's parts are differences of mIoU that it puts above zero: claim_list.py has them,
-claim_evidence.py tests them on our rows per sentence.
+A claim's parts are differences of mIoU that it puts above zero: claims.yaml has them, evidence.py
+tests them on our rows per sentence.
 """
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,17 @@ from mmnet.report.claims.evidence import (
     MIN_IMAGES,
     SUPPORTED,
     Difference,
-    Interval,
     Outcome,
-    RowsOf,
     combined,
     corrected_level,
     differences,
     judge,
-    read_runs,
 )
+from mmnet.report.claims.rows import RowsOf, read_runs
 from mmnet.report.claims.statements import CLAIMS, Claim, Part
+from mmnet.report.render import render
 from mmnet.report.tables.common import TITLES
+from mmnet.report.tables.typeset import pipe_table
 from mmnet.runtime.files import atomic_write
 
 Tested = list[tuple[Claim, list[Outcome]]]
@@ -36,7 +37,7 @@ def write_claims(rows_of: RowsOf, folder: Path, *, params: Params) -> None:
     """Write `claims.json` and `claims.md` into `folder`.
 
     Raises:
-        DataError: rows are missing, damaged, of other values, or of different sentences.
+        DataError: rows are missing, damaged, of other parameters, or of different sentences.
         ConfigError: experiments are not of their claim's data set, or not measured alike.
     """
     runs = read_runs(rows_of, params)
@@ -48,7 +49,7 @@ def write_claims(rows_of: RowsOf, folder: Path, *, params: Params) -> None:
 
 
 def to_json(tested: Tested, params: Params) -> str:
-    """Return all there is to know, in points of mIoU."""
+    """Return all that was found, in points of mIoU."""
     content = {
         "profile": params.profile,
         "about": _about(params),
@@ -64,8 +65,8 @@ def to_json(tested: Tested, params: Params) -> str:
                 "quote": claim.quote,
                 "verdict": combined([outcome.verdict for outcome in outcomes]),
                 "corrected_level": round(corrected_level(claim), 6),
-                "differ_besides": _besides(claim, params),
-                "parts": [_record(outcome) for outcome in outcomes],
+                "differ_besides": _other_differences(claim, params),
+                "parts": [_entry(outcome) for outcome in outcomes],
             }
             for claim, outcomes in tested
         ],
@@ -73,86 +74,85 @@ def to_json(tested: Tested, params: Params) -> str:
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
-def _record(outcome: Outcome) -> dict[str, Any]:
-    def rounded(value: Difference | Interval | None) -> Any:
-        if isinstance(value, Difference):
-            percent = None if value.percent is None else round(value.percent, 4)
-            return {"points": round(value.points, 4), "percent": percent}
-        return value and [round(end, 4) for end in value]
-
+def _entry(outcome: Outcome) -> dict[str, Any]:
+    part = outcome.part
     return {
-        "better": outcome.part.better,
-        "worse": outcome.part.worse or outcome.rival,
-        "dataset": outcome.part.dataset,
-        "split": outcome.part.split,
+        "better": part.better,
+        "worse": part.worse or outcome.rival,
+        "dataset": part.dataset,
+        "split": part.split,
         "sentences": outcome.sentences,
         "images": outcome.images,
-        "published": rounded(outcome.published),
-        "estimate": rounded(outcome.estimate),
-        "interval": rounded(outcome.interval),
-        "corrected_interval": rounded(outcome.corrected),
+        "published": _rounded(asdict(outcome.published)),
+        "estimate": outcome.estimate and _rounded(asdict(outcome.estimate)),
+        "interval": _rounded(outcome.interval),
+        "corrected_interval": _rounded(outcome.corrected),
         "verdict": outcome.verdict,
         "reason": outcome.reason,
     }
 
 
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(number) for key, number in value.items()}
+    if isinstance(value, tuple):
+        return [round(end, 4) for end in value]
+    return value if value is None else round(value, 4)
+
+
 def to_markdown(tested: Tested, params: Params) -> str:
     """Return the report: verdicts, how they were reached, and the paper's own words."""
-    heads = ["Claim", "Where", "Tested", "In the paper", "Here", f"{LEVEL:.0%} interval", "Verdict"]
-    lines = [heads, ["---"] * 3 + ["---:"] * 3 + ["---"]]
-    for claim, outcomes in tested:
-        verdicts = [outcome.verdict for outcome in outcomes]
-        labels = [claim.text[0].upper() + claim.text[1:], claim.where]
-        cells = [_cells(outcome, claim) for outcome in outcomes]
-        if len(outcomes) > 1:
-            whole = f"**{combined(verdicts)}**"
-            if any(outcome.estimate for outcome in outcomes):
-                whole += f" ({verdicts.count(SUPPORTED)} of {len(outcomes)} parts supported)"
-            lines.append([*labels, "all of:", "", "", "", whole])
-            lines += [["", "", *row] for row in cells]
-        else:
-            *values, verdict = cells[0]
-            lines.append([*labels, *values, verdict.replace(verdicts[0], f"**{verdicts[0]}**", 1)])
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    quotes = "\n".join(f"- {claim.where}: {claim.quote}" for claim, _ in tested)
-    return f"""# The paper's claims
+    level = f"{LEVEL:.0%}"
+    heads = ["Claim", "Where", "Tested", "In the paper", "Here", f"{level} interval", "Verdict"]
+    rows = [row for claim, outcomes in tested for row in _rows(claim, outcomes)]
+    notes = dict.fromkeys(n for claim, _ in tested for n in _other_differences(claim, params))
+    return render(
+        "claims.md",
+        about=_about(params),
+        table=pipe_table(heads, rows, "lllrrrl"),
+        resamples=RESAMPLES,
+        seeds=params.seeds,
+        level=level,
+        alpha=f"{1 - LEVEL:.2f}",
+        min_images=MIN_IMAGES,
+        claims=CLAIMS,
+        notes=list(notes),
+    )
 
-{_about(params)}
 
-{table}
-
-Differences are of mIoU, in points, and in brackets in percent of the lesser: the paper mixes the
-two (its "about 4%" is the second, of 2.72 points, and so are its margins of ViT-L). Its drops of
-"1.23", for both removals, are no difference of Table 4's rows.
-
-## Method
-
-{_method(params)}{_differing(params)}
-
-## In the paper's words
-
-{quotes}
-"""
+def _rows(claim: Claim, outcomes: list[Outcome]) -> list[list[str]]:
+    """Return a row for the claim and, where it has several parts, one for each."""
+    labels = [claim.text[0].upper() + claim.text[1:], claim.where]
+    parts = [_cells(outcome, claim) for outcome in outcomes]
+    verdicts = [outcome.verdict for outcome in outcomes]
+    verdict = f"**{combined(verdicts)}**"
+    if len(parts) == 1:
+        *cells, reason = parts[0]
+        return [[*labels, *cells, reason.replace(verdicts[0], verdict, 1)]]
+    if any(outcome.estimate for outcome in outcomes):
+        verdict += f" ({verdicts.count(SUPPORTED)} of {len(parts)} parts supported)"
+    return [[*labels, "all of:", "", "", "", verdict], *(["", "", *cells] for cells in parts)]
 
 
 def _cells(outcome: Outcome, claim: Claim) -> list[str]:
-    """What was tested, the paper's difference, ours, its interval, the verdict."""
-    low_high = outcome.interval
+    """Return what was tested, the paper's difference, ours, its interval, the verdict."""
+    ends = outcome.interval
     verdict, reason = outcome.verdict, outcome.reason
-    if not reason and low_high and low_high[1] < 0 and verdict != CONTRADICTED:
+    if not reason and ends and ends[1] < 0 and verdict != CONTRADICTED:
         reason = f"below zero at {LEVEL:.0%}, but not at {corrected_level(claim):.1%}"
     return [
         _tested(outcome.part, outcome.rival),
         _shown(outcome.published),
         _shown(outcome.estimate),
-        f"{low_high[0]:+.2f} to {low_high[1]:+.2f}" if low_high else "--",
+        f"{ends[0]:+.2f} to {ends[1]:+.2f}" if ends else "--",
         f"{verdict}: {reason}" if reason else verdict,
     ]
 
 
 def _tested(part: Part, rival: str) -> str:
-    worse = [f"`{name}`" for name in part.worse] or [rival]
-    pairs = [f"`{name}` - {other}" for name, other in zip(part.better, worse, strict=True)]
+    pairs = [f"`{one}` - `{other}`" for one, other in part.pairs] or [
+        f"`{part.better[0]}` - {rival}"
+    ]
     mean = "mean of " if len(pairs) > 1 else ""
     return f"{mean}{', '.join(pairs)}; {TITLES[part.dataset]} {part.split}"
 
@@ -174,47 +174,13 @@ def _about(params: Params) -> str:
     return f"Profile {params.profile}: the paper's data ({params.active.label}), our training."
 
 
-def _method(params: Params) -> str:
-    seeds = ", ".join(map(str, params.seeds))
-    trained = (
-        f"Of seeds {seeds}: each sentence's difference is the mean over the seeds, paired by seed."
-        if len(params.seeds) > 1
-        else f"Of seed {seeds} alone."
-    )
-    text = (
-        f"A paired bootstrap of each sentence's difference in IoU: {RESAMPLES:,} resamples, the "
-        "same draws every time, of whole images, since the sentences of one image are not "
-        f"independent; percentile intervals. {trained} The intervals say what other images would "
-        "give these trained models, not what other trainings would.",
-        f"A difference is supported if its {LEVEL:.0%} interval lies above zero, contradicted if "
-        f"it lies below, and undecided otherwise, or with fewer than {MIN_IMAGES} images.",
-        "A claim of several parts is supported if all are; contradicted if any is; or else not "
-        "testable or not tested if any is not; or else undecided. Support needs no correction for "
-        "their number, since all must pass. But any one of k could contradict by chance, so a part "
-        f"does only if its interval at 1 - {1 - LEVEL:.2f}/k lies below zero (Bonferroni). Across "
-        f"claims nothing is corrected: of {len(CLAIMS)}, the odd verdict may be chance.",
-        "Other methods' published numbers (the best of each split) are taken as exact. Which IoU "
-        "they are, the paper does not say: LAVT's is overall IoU, usually lower than the mIoU that "
-        "is held against it here.",
-    )
-    return "\n\n".join(text)
-
-
-def _besides(claim: Claim, params: Params) -> list[str]:
-    """What else the compared runs differ in: another possible reason of their difference."""
-    pairs = {pair for part in claim.parts for pair in zip(part.better, part.worse, strict=False)}
+def _other_differences(claim: Claim, params: Params) -> list[str]:
+    """Return what else the compared runs differ in: another possible reason of the difference."""
+    pairs = {pair for part in claim.parts for pair in part.pairs}
     return [
-        f"{pair[0]} and {pair[1]} in {key} ({values[0]}, {values[1]})"
-        for pair in sorted(pairs)
-        if all(name in params.experiments for name in pair)
-        for key, values in differences(pair, params).items()
+        f"{one} and {other} in {key} ({values[0]}, {values[1]})"
+        for one, other in sorted(pairs)
+        if one in params.experiments and other in params.experiments
+        for key, values in differences(one, other, params).items()
         if not (claim.varies and key.startswith(claim.varies))
     ]
-
-
-def _differing(params: Params) -> str:
-    found = [note for claim in CLAIMS for note in _besides(claim, params)]
-    if not found:
-        return ""
-    lines = "\n".join(f"- {note}" for note in dict.fromkeys(found))
-    return f"\n\nBesides what the claims are about, these runs differ:\n\n{lines}"

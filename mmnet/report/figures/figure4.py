@@ -1,4 +1,4 @@
-"""Figure 4, from the scores of Table 2's runs. Figures 5 and 6: mask_figures.py."""
+"""Figure 4, from the scores of Table 2's runs: the gain over the fewest queries."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from mmnet.config.schema import Params
 from mmnet.config.tables import SPLIT, configs_of
 from mmnet.evaluate.metrics import THRESHOLDS
-from mmnet.report.figures.drawing import LINE, SMALL, TEXT, WIDTH, put_note, save, style, wrap
+from mmnet.report.figures.drawing import TEXT, figure_with_note, save, style
 from mmnet.report.tables.common import TITLES, published_rows
 from mmnet.report.tables.scores import Scores, missing_runs, read_scores
 
@@ -60,14 +60,10 @@ def figure4(runs: list[Scores], params: Params) -> Figure:
     ours = gains(runs, params)
     queries = {config.model.num_queries for config in configs_of(TABLE, params)}
     base = min(queries)
-    # Only real data stands beside published numbers.
+    # Published numbers are shown only with the paper's data.
     theirs = published_gains(base) if params.active.shapes is None else pd.DataFrame()
     ticks = sorted(queries | {*theirs.index})
-    lines = wrap(_note(ours, base, runs, params), WIDTH - 0.1, SMALL)
-    bottom = len(lines) * LINE + 0.1
-    height = 3.7 + bottom
-    figure = Figure(figsize=(WIDTH, height))
-    figure.set_layout_engine("constrained", rect=(0, bottom / height, 1, 1 - bottom / height))
+    figure = figure_with_note(3.7, _note(ours, base, runs, params))
     panels = figure.subplots(2, 3, sharex=True, sharey=True)
     for panel, (metric, printed) in zip(panels.flat, SHOWN.items(), strict=True):
         panel.axhline(0, color="0.6", linewidth=0.6)
@@ -91,10 +87,9 @@ def figure4(runs: list[Scores], params: Params) -> Figure:
         panel.set_xticks(range(len(ticks)), [str(n) for n in ticks])
         panel.set_xlim(-0.4, len(ticks) - 0.6)
     for panel in panels[1]:
-        panel.set_xlabel("$N_q$")
-    figure.supylabel(f"gain over $N_q = {base}$, percentage points", fontsize=TEXT)
+        panel.set_xlabel("$N_q$", parse_math=True)
+    figure.supylabel(f"gain over $N_q = {base}$, percentage points", fontsize=TEXT, parse_math=True)
     panels.flat[0].legend(frameon=False)
-    put_note(figure, lines)
     return figure
 
 
@@ -112,5 +107,5 @@ def _note(ours: pd.DataFrame, base: int, runs: list[Scores], params: Params) -> 
     if missing := missing_runs(TABLE, runs, params):
         text += f" Missing: {', '.join(missing)}."
     if ours.empty:
-        text += f" No gain can be told without N_q = {base}."
+        text += f" No gain is known without N_q = {base}."
     return text

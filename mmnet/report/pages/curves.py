@@ -1,4 +1,4 @@
-"""The training curves of all runs in one CSV, for `dvc plots` and for whoever draws them."""
+"""The training curves of all runs in one CSV, which `dvc plots` draws."""
 
 import json
 from collections.abc import Callable
@@ -44,5 +44,5 @@ def _read(path: Path) -> list[dict[str, float]]:
         raise DataError(f"{path}: not found. Train the experiment first.") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{path}: not the metrics of a run ({error!r}). Delete it, and run snakemake again."
+            f"{path}: not the metrics of a run ({error!r}). Delete it, then run snakemake again."
         ) from None

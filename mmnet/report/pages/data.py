@@ -1,4 +1,4 @@
-"""What the data sets hold, and which images of one's evaluation are in another's training."""
+"""What the data sets contain, and which evaluation images are in a training split."""
 
 from pathlib import Path
 
@@ -7,7 +7,9 @@ import pandas as pd
 
 from mmnet.config.schema import Params
 from mmnet.data.refer import read_table
+from mmnet.report.render import render
 from mmnet.report.tables.common import TITLES
+from mmnet.report.tables.typeset import pipe_table
 from mmnet.runtime.errors import DataError
 from mmnet.runtime.files import atomic_write
 
@@ -17,6 +19,31 @@ SMALL = 0.01
 """Of the image: masks below are called small."""
 ALL = "all"
 """Training on the data sets' training splits together."""
+
+SECTIONS = {
+    "sizes": {
+        "Refs": "{refs:,}",
+        "Sentences": "{sentences:,}",
+        "Images": "{images:,}",
+        "Objects per image": "{objects_per_image:.2f}",
+    },
+    "sentences": {
+        "Mean": "{tokens_mean:.2f}",
+        "Median": "{tokens_median:g}",
+        "95th percentile": "{tokens_95}",
+        "Longest": "{tokens_max}",
+        "L": "{max_length}",
+        "Cut": "{cut:,}",
+    },
+    "masks": {
+        "Lower quartile": "{mask_25:.2%}",
+        "Median": "{mask_median:.2%}",
+        "Upper quartile": "{mask_75:.2%}",
+        "Small": "{mask_small:.1%}",
+        "Empty": "{mask_empty:,}",
+    },
+}
+"""Tables of data.md: a column's head, and how it shows a split's measures."""
 
 Place = tuple[str, str]
 """Data set and split."""
@@ -29,19 +56,19 @@ def write_data_report(tables: list[Path], folder: Path, *, params: Params) -> No
     Raises:
         DataError: a table is missing, damaged, or lacks a split or column.
     """
-    held: dict[Place, Measures] = {}
+    measured: dict[Place, Measures] = {}
     images: dict[Place, set[int]] = {}
     for (name, dataset), path in zip(params.active.datasets.items(), tables, strict=True):
         splits = ["train", *dataset.splits]
         table = _read(path, splits)
         for split in splits:
             rows = table[table["split"] == split]
-            held[name, split] = measures(rows, dataset.max_length)
+            measured[name, split] = measures(rows, dataset.max_length)
             images[name, split] = set(rows["image_id"])
     shared = shared_images(images)
     texts = {
-        "data.csv": _long_form(held, shared, params).to_csv(index=False, lineterminator="\n"),
-        "data.md": _markdown(held, shared, params),
+        "data.csv": _long_form(measured, shared, params).to_csv(index=False, lineterminator="\n"),
+        "data.md": _markdown(measured, shared, params),
     }
     for file_name, text in texts.items():
         with atomic_write(folder / file_name) as file:
@@ -52,8 +79,8 @@ def _read(path: Path, splits: list[str]) -> pd.DataFrame:
     table = read_table(path, splits)
     if lacking := {"tokens", "area"} - {*table.columns}:
         raise DataError(
-            f"{path}: lacks {', '.join(sorted(lacking))}: an older version made it. Make it again: "
-            f"mmnet prepare {path.stem}."
+            f"{path}: has no column {', '.join(sorted(lacking))}, written by an older version; "
+            f"re-run mmnet prepare {path.stem}."
         )
     return table
 
@@ -97,11 +124,11 @@ def shared_images(images: dict[Place, set[int]]) -> dict[str, dict[Place, int]]:
 
 
 def _long_form(
-    held: dict[Place, Measures], shared: dict[str, dict[Place, int]], params: Params
+    measured: dict[Place, Measures], shared: dict[str, dict[Place, int]], params: Params
 ) -> pd.DataFrame:
     records = [
         (*place, measure, "", value if isinstance(value, int) else f"{value:.6f}")
-        for place, values in held.items()
+        for place, values in measured.items()
         for measure, value in values.items()
     ]
     records += [
@@ -113,88 +140,29 @@ def _long_form(
 
 
 def _markdown(
-    held: dict[Place, Measures], shared: dict[str, dict[Place, int]], params: Params
+    measured: dict[Place, Measures], shared: dict[str, dict[Place, int]], params: Params
 ) -> str:
-    def by_split(cells: dict[str, str]) -> str:
-        """A table of a row for each split; under each head a format such as '{refs:,}'."""
+    tables = {}
+    for name, formats in SECTIONS.items():
         rows = [
-            [TITLES[name], split, *(cell.format(**values) for cell in cells.values())]
-            for (name, split), values in held.items()
+            [TITLES[dataset], split, *(text.format(**values) for text in formats.values())]
+            for (dataset, split), values in measured.items()
         ]
-        return _table(["Data set", "Split", *cells], rows, labels=2)
-
-    sizes = by_split(
-        {
-            "Refs": "{refs:,}",
-            "Sentences": "{sentences:,}",
-            "Images": "{images:,}",
-            "Objects per image": "{objects_per_image:.2f}",
-        }
-    )
-    sentences = by_split(
-        {
-            "Mean": "{tokens_mean:.2f}",
-            "Median": "{tokens_median:g}",
-            "95th percentile": "{tokens_95}",
-            "Longest": "{tokens_max}",
-            "L": "{max_length}",
-            "Cut": "{cut:,}",
-        }
-    )
-    masks = by_split(
-        {
-            "Lower quartile": "{mask_25:.2%}",
-            "Median": "{mask_median:.2%}",
-            "Upper quartile": "{mask_75:.2%}",
-            "Small": "{mask_small:.1%}",
-            "Empty": "{mask_empty:,}",
-        }
-    )
-    leaks = _table(
-        ["Trained on", *(f"{TITLES[name]} {split}" for name, split in shared[ALL])],
+        heads = ["Data set", "Split", *formats]
+        tables[name] = pipe_table(heads, rows, "ll" + "r" * len(formats))
+    columns = [f"{TITLES[name]} {split}" for name, split in shared[ALL]]
+    rows = [
         [
-            [
-                "all of them" if training == ALL else TITLES[training],
-                *(f"{n:,} ({n / held[place]['images']:.1%})" for place, n in counts.items()),
-            ]
-            for training, counts in shared.items()
-        ],
-        labels=1,
+            "all of them" if training == ALL else TITLES[training],
+            *(f"{n:,} ({n / measured[place]['images']:.1%})" for place, n in counts.items()),
+        ]
+        for training, counts in shared.items()
+    ]
+    return render(
+        "data.md",
+        params=params,
+        **tables,
+        small=f"{SMALL:.0%}",
+        leakage=pipe_table(["Trained on", *columns], rows, "l" + "r" * len(columns)),
+        leaks=any(shared[ALL].values()),
     )
-    verdict = "leaks" if any(shared[ALL].values()) else "leaks nothing"
-    drawn = "" if params.active.shapes is None else ", not comparable with published data"
-    return f"""# The data
-
-What profile {params.profile} prepared: {params.active.label}{drawn}.
-
-## Sizes
-
-An object counts once, however many refs name it.
-
-{sizes}
-
-## Sentences
-
-Lengths in CLIP's tokens, with [SOS] and [EOS], before what is longer than L is cut.
-
-{sentences}
-
-## Masks
-
-Sizes as shares of the image, each ref's once. Small ones are below {SMALL:.0%}, the empty included.
-
-{masks}
-
-## Leakage
-
-Images of an evaluation split (column) that are in a training split (row), by `image_id`. A model
-trained on that row has seen them, if with other sentences: where the number is not 0, its score in
-that column flatters it. Training on all the data sets together {verdict}.
-
-{leaks}
-"""
-
-
-def _table(heads: list[str], rows: list[list[str]], *, labels: int) -> str:
-    rule = ["---"] * labels + ["---:"] * (len(heads) - labels)
-    return "\n".join(f"| {' | '.join(line)} |" for line in [heads, rule, *rows])

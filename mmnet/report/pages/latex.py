@@ -15,14 +15,6 @@ NO_ENGINE = (
     "(Debian: apt-get install texlive-latex-recommended), then run again."
 )
 FIXED = {"SOURCE_DATE_EPOCH": "0", "FORCE_SOURCE_DATE": "1"}
-PREAMBLE = r"""% No times, versions or paths: the same bytes each time.
-\ifdefined\pdftrailerid
-  \pdfinfoomitdate=1 \pdftrailerid{} \pdfsuppressptexinfo=-1
-\fi
-\ifdefined\pdfvariable
-  \pdfvariable suppressoptionalinfo 1023
-\fi
-"""
 
 
 def find_engine() -> str | None:

@@ -4,21 +4,15 @@ from pathlib import Path
 
 import yaml
 
-from mmnet.config.schema import Params
-from mmnet.report.tables.typeset import markdown_table
+from mmnet.config.schema import Config, Params
+from mmnet.report.render import render
+from mmnet.report.tables.typeset import pipe_table
 from mmnet.runtime.files import atomic_write
 
-COLUMNS = {
-    "Data set": ("dataset_name",),
-    "Tower": ("tower", "label"),
-    "N_q": ("model", "num_queries"),
-    "MMP": ("model", "mmp"),
-    "MQE": ("model", "mqe"),
-    "f_vg": ("model", "f_vg"),
-    "Epochs": ("train", "epochs"),
-    "Batch": ("train", "batch_size"),
-    "lr": ("train", "lr"),
-}
+HEADS = [
+    *("Experiment", "Tables", "Data set", "Tower"),
+    *("N_q", "MMP", "MQE", "f_vg", "Epochs", "Batch", "lr"),
+]
 
 
 def write_parameters(folder: Path, *, params: Params) -> None:
@@ -29,28 +23,24 @@ def write_parameters(folder: Path, *, params: Params) -> None:
 
 def to_markdown(params: Params) -> str:
     rows = [
-        [name, ", ".join(experiment.tables), *_values(name, params)]
+        [name, ", ".join(experiment.tables), *_values(params.resolve(name, params.seeds[0]))]
         for name, experiment in params.experiments.items()
     ]
-    seeds = ", ".join(map(str, params.seeds))
-    table = markdown_table(
-        ["Experiment", "Tables", *COLUMNS],
-        rows,
-        caption=f"Profile {params.profile} ({params.active.label}), seeds: {seeds}.",
-        labels=4,
+    values = params.model_dump(mode="json")
+    values["profiles"] = {params.profile: values["profiles"][params.profile]}
+    return render(
+        "parameters.md",
+        params=params,
+        table=pipe_table(HEADS, rows, "llll" + "r" * (len(HEADS) - 4)),
+        values=yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100),
     )
-    values = params.model_dump(mode="json") | {
-        "profiles": {params.profile: params.active.model_dump(mode="json")}
-    }
-    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
-    return f"# Parameters\n\n{table}\n## All values\n\n```yaml\n{text}```\n"
 
 
-def _values(experiment: str, params: Params) -> list[str]:
-    texts = []
-    for keys in COLUMNS.values():
-        value = params.resolve(experiment, params.seeds[0])
-        for key in keys:
-            value = getattr(value, key)
-        texts.append({True: "✓", False: "✗"}[value] if isinstance(value, bool) else str(value))
-    return texts
+def _values(config: Config) -> list[str]:
+    model, train = config.model, config.train
+    values = [
+        *(config.dataset_name, config.tower.label),
+        *(model.num_queries, model.mmp, model.mqe, model.f_vg),
+        *(train.epochs, train.batch_size, train.lr),
+    ]
+    return [{True: "✓", False: "✗"}[v] if isinstance(v, bool) else str(v) for v in values]

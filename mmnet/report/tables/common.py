@@ -1,10 +1,6 @@
-"""What the paper's tables share: ours and the published numbers in one long form, and the files.
-
-table1.py and ablations.py arrange the long form as the paper does.
-"""
+"""What the paper's tables share: ours and the published numbers in one long form, and captions."""
 
 from importlib import resources
-from pathlib import Path
 
 import pandas as pd
 
@@ -12,7 +8,6 @@ from mmnet.config.schema import Config, Params
 from mmnet.config.tables import SHOWN, SPLIT, runs_of
 from mmnet.evaluate.metrics import METRICS
 from mmnet.report.tables.scores import Scores, missing_runs
-from mmnet.runtime.files import atomic_write
 
 COLUMNS = [
     *("table", "method", "backbone", "dataset", "split"),
@@ -24,10 +19,11 @@ OURS = "MMNet (this run)"
 PAPER = {"MMNet": "MMNet (paper)"}
 PAPER_QUERIES = 24
 """N_q of the paper's Table 4, whose rows do not name it."""
+NOT_COMPARABLE = "numbers from the {}, not comparable with published numbers."
 
 
 def long_form(table: str, runs: list[Scores], params: Params) -> pd.DataFrame:
-    """Return the published numbers, where they are of the same data, and ours."""
+    """Return ours, and the published numbers where they are of the same data."""
     ours = own_rows(table, runs, params)
     if params.active.shapes is not None:
         return ours
@@ -40,26 +36,16 @@ def own_rows(table: str, runs: list[Scores], params: Params) -> pd.DataFrame:
     rows = []
     for name, seed in runs_of(table, params):
         config, run = params.resolve(name, seed), scored.get((name, seed))
+        about = (table, own_name(table, config), config.tower.label, config.dataset_name)
         for split in [SPLIT] if table in SHOWN else config.dataset.splits:
             for metric in METRICS:
-                rows.append(
-                    {
-                        "table": table,
-                        "method": own_name(table, config),
-                        "backbone": config.tower.label,
-                        "dataset": config.dataset_name,
-                        "split": split,
-                        "metric": metric,
-                        "value": run.splits[split].percent(metric) if run else None,
-                        "seed": seed,
-                        "profile": config.profile,
-                    }
-                )
+                value = run.splits[split].percent(metric) if run else None
+                rows.append((*about, split, metric, value, seed, config.profile))
     return pd.DataFrame(rows, columns=COLUMNS).astype({"value": float, "seed": "Int64"})
 
 
 def method(table: str, config: Config) -> str:
-    """Name a row as paper.csv does."""
+    """Name a run's row of a table as published.csv does."""
     if table not in SHOWN:
         return "MMNet"
     model = config.model
@@ -74,30 +60,30 @@ def own_name(table: str, config: Config) -> str:
     return method(table, config).replace("MMNet", OURS)
 
 
+def read_published() -> pd.DataFrame:
+    """Return published.csv: table, method, backbone, dataset, split, metric, value (percent)."""
+    with (resources.files("mmnet.report") / "published.csv").open(encoding="utf-8") as file:
+        return pd.read_csv(file)
+
+
 def published_rows(table: str) -> pd.DataFrame:
     """Return the paper's own numbers, in long form."""
-    with (resources.files("mmnet.report") / "published.csv").open(encoding="utf-8") as file:
-        frame = pd.read_csv(file)
+    frame = read_published()
     frame = frame[frame["table"] == table].assign(seed=None, profile="published")
     frame["method"] = frame["method"].replace(PAPER)
     return frame[COLUMNS].astype({"seed": "Int64"})
 
 
-def caption_of_runs(table: str, runs: list[Scores], params: Params) -> tuple[str, str]:
-    """Return what captions say of the runs: profile and seeds; and those missing, if any are."""
-    seeds = ", ".join(str(seed) for seed in params.seeds)
+def describe_runs(params: Params) -> str:
+    """Return a caption's words for the profile and the seeds."""
+    seeds = ", ".join(map(str, params.seeds))
     many = f"mean ± sample standard deviation over seeds {seeds}"
-    profile = f"profile {params.profile}, {many if len(params.seeds) > 1 else f'seed {seeds}'}"
-    missing = missing_runs(table, runs, params)
-    if not missing:
-        return profile, ""
+    return f"profile {params.profile}, {many if len(params.seeds) > 1 else f'seed {seeds}'}"
+
+
+def missing_note(table: str, runs: list[Scores], params: Params) -> str:
+    """Return a caption's last sentence, if any of the table's runs are missing."""
+    if not (missing := missing_runs(table, runs, params)):
+        return ""
     why = "so that a cell is over the other seeds, or dashed" if len(params.seeds) > 1 else "dashed"
-    return profile, f" Missing, {why}: {', '.join(missing)}."
-
-
-def write(table: str, folder: Path, *, tex: str, frame: pd.DataFrame, markdown: str) -> None:
-    """Write `TABLE.tex`, `TABLE.csv` and `TABLE.md` into `folder`."""
-    csv = frame.to_csv(index=False, float_format="%.2f", lineterminator="\n")
-    for suffix, text in {"tex": tex, "csv": csv, "md": markdown}.items():
-        with atomic_write(folder / f"{table}.{suffix}") as file:
-            file.write(text)
+    return f" Missing, {why}: {', '.join(missing)}."

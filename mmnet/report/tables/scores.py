@@ -1,4 +1,4 @@
-"""The score files of a table's runs: all of them, one each, on the same data, or a refusal."""
+"""The score files of a table's runs: all of them, one each, on the same data, or an error."""
 
 import json
 from collections.abc import Iterable
@@ -44,7 +44,7 @@ class Scores(BaseModel):
     backbone: str
     splits: dict[str, SplitScores]
     config: dict[str, Any] | None = None
-    """Of the rows that were scored."""
+    """The parameters of the rows that were scored."""
 
     @property
     def name(self) -> str:
@@ -68,17 +68,17 @@ def read_scores(table: str, paths: Iterable[Path], params: Params) -> list[Score
         scores = _read(path)
         if scores.profile != params.profile:
             raise DataError(
-                f"{path}: profile {scores.profile!r}, but the table is of {params.profile!r}. "
-                "A table holds one profile's runs: leave this file out, or change profile."
+                f"{path}: has profile {scores.profile!r}, but {table} is of profile "
+                f"{params.profile!r}. Leave this file out, or change `profile` in params.yaml."
             )
         run = (scores.experiment, scores.seed)
         if run not in wanted:
             raise DataError(
-                f"{path}: {scores.name} is no run of {table} with seeds {params.seeds}. "
+                f"{path}: {scores.name} is not a run of {table} with seeds {params.seeds}. "
                 "Leave this file out, or add the run to params.yaml."
             )
         if run in runs:
-            raise DataError(f"{path}: {scores.name} is given twice. Give each run once.")
+            raise DataError(f"{path}: duplicate scores of {scores.name}; remove one.")
         _check_against_params(path, scores, params)
         runs[run] = scores
     chosen = [runs[run] for run in wanted if run in runs]
@@ -86,8 +86,8 @@ def read_scores(table: str, paths: Iterable[Path], params: Params) -> list[Score
     if missing and not params.allow_missing:
         raise DataError(
             f"{table} ({params.profile}): no scores of {', '.join(missing)}. Train and evaluate "
-            f"them: snakemake does when asked for results/{table}.tex. Or set allow_missing: true, "
-            "and the table names them."
+            f"them: snakemake does when asked for results/{table}.tex. Or set allow_missing: true "
+            "to have the table name them."
         )
     _check_same_sentences(chosen)
     return chosen
@@ -95,9 +95,9 @@ def read_scores(table: str, paths: Iterable[Path], params: Params) -> list[Score
 
 def missing_runs(table: str, runs: list[Scores], params: Params) -> list[str]:
     """Name the runs of a table that have no scores."""
-    there = {(run.experiment, run.seed) for run in runs}
+    scored = {(run.experiment, run.seed) for run in runs}
     return [
-        f"{name} seed {seed}" for name, seed in runs_of(table, params) if (name, seed) not in there
+        f"{name} seed {seed}" for name, seed in runs_of(table, params) if (name, seed) not in scored
     ]
 
 
@@ -127,11 +127,11 @@ def _check_against_params(path: Path, scores: Scores, params: Params) -> None:
                 f"{path}: {scores.name} has {key} {found!r}, params.yaml {meant!r}. "
                 "Evaluate the run again."
             )
-    # With allow_missing, Snakemake looks for no older run to replace.
+    # With allow_missing, Snakemake does not re-run what is out of date.
     if scores.config is not None and scores.config != config.prediction_values():
         raise DataError(
-            f"{path}: {scores.name} was run with other values than params.yaml has now. Train and "
-            "evaluate it again (snakemake does), or delete the file."
+            f"{path}: {scores.name} was produced with different parameters. Train and evaluate it "
+            "again (snakemake does), or delete the file."
         )
 
 

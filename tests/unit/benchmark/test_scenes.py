@@ -46,17 +46,28 @@ def mirror(tmp_path_factory):
             refs[dataset] = pickle.loads(archive.read(f"{dataset}/{name}"))
     drawn = {i: (split, s) for _, split, i, s in scenes(seed=7, image_sizes=SIZES, images=IMAGES)}
     annotations = {d: {a["id"]: a for a in instances[d]["annotations"]} for d in REFS}
+    place = {}
+    for d in REFS:  # of every annotation's thing in its scene
+        images = defaultdict(list)
+        for annotation in instances[d]["annotations"]:
+            images[annotation["image_id"]].append(annotation["id"])
+        place[d] = {ann: i for anns in images.values() for i, ann in enumerate(anns)}
+    said = {d: [] for d in REFS}
+    for d in REFS:
+        for ref in refs[d]:
+            _, scene = drawn[ref["image_id"]]
+            for sentence in ref["sentences"]:
+                reading = read(sentence["sent"], scene.things, scene.width, scene.height)
+                said[d].append((sentence["sent"], reading, scene, place[d][ref["ann_id"]]))
     return SimpleNamespace(
-        folder=folder, instances=instances, refs=refs, annotations=annotations, scenes=drawn
+        folder=folder,
+        instances=instances,
+        refs=refs,
+        annotations=annotations,
+        scenes=drawn,
+        place=place,
+        said=said,
     )
-
-
-def positions(mirror, dataset):
-    """The place of every annotation's thing in its scene."""
-    by_image = defaultdict(list)
-    for annotation in mirror.instances[dataset]["annotations"]:
-        by_image[annotation["image_id"]].append(annotation["id"])
-    return {ann: place for anns in by_image.values() for place, ann in enumerate(anns)}
 
 
 def decode(segmentation, height, width):
@@ -68,18 +79,10 @@ def hashes(folder):
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
 
 
-def sentences(mirror, dataset):
-    return [s["sent"] for ref in mirror.refs[dataset] for s in ref["sentences"]]
-
-
 @pytest.mark.parametrize("dataset", REFS)
 def test_every_sentence_names_exactly_the_referred_thing(mirror, dataset):
-    place = positions(mirror, dataset)
-    for ref in mirror.refs[dataset]:
-        _, scene = mirror.scenes[ref["image_id"]]
-        for sentence in ref["sentences"]:
-            reading = read(sentence["sent"], scene.things, scene.width, scene.height)
-            assert reading.sure == reading.possible == {place[ref["ann_id"]]}, sentence["sent"]
+    for sentence, reading, _, target in mirror.said[dataset]:
+        assert reading.sure == reading.possible == {target}, sentence
 
 
 @pytest.mark.parametrize("dataset", REFS)
@@ -105,23 +108,23 @@ def test_the_judge_of_meaning_sees_wrong_words_and_doubtful_places():
         thing("ring", "white", 50, 50),
     ]
 
-    def sure_and_possible(sentence):
+    for sentence, sure, possible in (
+        ("red star", {0, 2}, {0, 2}),
+        ("the big red star", {2}, {2}),
+        ("star with stripes", {1}, {1}),
+        ("yellow star", set(), set()),
+        ("left star", {0}, {0, 1}),
+        ("left red star", {0}, {0}),
+        ("red star on the left", {0}, {0}),
+        ("star on the left", {0, 1}, {0, 1}),
+        ("bottom left one", {1}, {1}),
+        ("star in the middle", set(), set()),
+        ("the one in the center", {3}, {3}),
+        ("a star that is to the right of the white ring", {2}, {2}),
+        ("the star above the ring", set(), {0}),
+    ):
         reading = read(sentence, things, 100, 100)
-        return reading.sure, reading.possible
-
-    assert sure_and_possible("red star") == ({0, 2}, {0, 2})
-    assert sure_and_possible("the big red star") == ({2}, {2})
-    assert sure_and_possible("star with stripes") == ({1}, {1})
-    assert sure_and_possible("yellow star") == (set(), set())
-    assert sure_and_possible("left star") == ({0}, {0, 1})
-    assert sure_and_possible("left red star") == ({0}, {0})
-    assert sure_and_possible("red star on the left") == ({0}, {0})
-    assert sure_and_possible("star on the left") == ({0, 1}, {0, 1})
-    assert sure_and_possible("bottom left one") == ({1}, {1})
-    assert sure_and_possible("star in the middle") == (set(), set())
-    assert sure_and_possible("the one in the center") == ({3}, {3})
-    assert sure_and_possible("a star that is to the right of the white ring") == ({2}, {2})
-    assert sure_and_possible("the star above the ring") == (set(), {0})
+        assert (reading.sure, reading.possible) == (sure, possible), sentence
     for nonsense in ("purple", "the star above the star", "star left circle", "red red"):
         with pytest.raises(ValueError, match=r"star|is no sentence"):
             read(nonsense, things, 100, 100)
@@ -129,106 +132,82 @@ def test_the_judge_of_meaning_sees_wrong_words_and_doubtful_places():
 
 @pytest.mark.parametrize("dataset", REFS)
 def test_another_colour_word_makes_the_sentence_false(mirror, dataset):
-    place = positions(mirror, dataset)
     changed = 0
-    for ref in mirror.refs[dataset]:
-        _, scene = mirror.scenes[ref["image_id"]]
-        own = scene.things[place[ref["ann_id"]]].colour
-        for sentence in ref["sentences"]:
-            head, *rest = re.split(
-                r"(?= (?:above|below|to the|on the|that is|which is) )",
-                sentence["sent"],
-                maxsplit=1,
-            )
-            if own in head.split():
-                other = "green" if own == "red" else "red"
-                words = [other if word == own else word for word in head.split()]
-                text = " ".join(words) + "".join(rest)
-                reading = read(text, scene.things, scene.width, scene.height)
-                assert place[ref["ann_id"]] not in reading.possible
-                changed += 1
-    assert changed > 0.25 * len(sentences(mirror, dataset))
+    for sentence, _, scene, target in mirror.said[dataset]:
+        own = scene.things[target].colour
+        head, *rest = re.split(
+            r"(?= (?:above|below|to the|on the|that is|which is) )", sentence, maxsplit=1
+        )
+        if own in head.split():
+            other = "green" if own == "red" else "red"
+            words = [other if word == own else word for word in head.split()]
+            text = " ".join(words) + "".join(rest)
+            assert target not in read(text, scene.things, scene.width, scene.height).possible
+            changed += 1
+    assert changed > 0.25 * len(mirror.said[dataset])
 
 
-def test_refcoco_plus_has_no_location_words_and_refcoco_has_many(mirror):
-    share = {
-        dataset: np.mean([bool(re.search(PLACES, s)) for s in sentences(mirror, dataset)])
-        for dataset in REFS
-    }
-    assert share["refcoco+"] == 0
-    assert 0.5 < share["refcoco"] < 0.85
-    assert share["refcocog"] > 0.6
-
-
-def test_in_g_ref_the_relation_is_needed_in_a_quarter_to_a_third(mirror):
-    related = needed = 0
-    for ref in mirror.refs["refcocog"]:
-        _, scene = mirror.scenes[ref["image_id"]]
-        for sentence in ref["sentences"]:
-            reading = read(sentence["sent"], scene.things, scene.width, scene.height)
-            related += bool(re.search(PLACES, sentence["sent"]))
-            needed += len(reading.noun) > 1
-    total = len(sentences(mirror, "refcocog"))
-    assert related > 0.6 * total
-    assert 0.22 * total < needed < 0.38 * total
-
-
-def test_in_refcoco_the_place_is_often_needed(mirror):
-    needed = 0
-    for ref in mirror.refs["refcoco"]:
-        _, scene = mirror.scenes[ref["image_id"]]
-        for sentence in ref["sentences"]:
-            reading = read(sentence["sent"], scene.things, scene.width, scene.height)
-            needed += len(reading.noun) > 1
-    assert needed > 0.25 * len(sentences(mirror, "refcoco"))
+@pytest.mark.parametrize(
+    ("dataset", "placed", "needed"),
+    [
+        ("refcoco", (0.5, 0.85), (0.25, 1)),
+        ("refcoco+", (0, 0), (0, 0)),  # by appearance alone
+        ("refcocog", (0.6, 1), (0.22, 0.38)),  # relations, a quarter to a third of them needed
+    ],
+)
+def test_places_and_relations_occur_and_are_needed_as_in_the_originals(
+    mirror, dataset, placed, needed
+):
+    said = mirror.said[dataset]
+    share = np.mean([bool(re.search(PLACES, sentence)) for sentence, *_ in said])
+    assert placed[0] <= share <= placed[1]
+    share = np.mean([len(reading.noun) > 1 for _, reading, *_ in said])
+    assert needed[0] <= share <= needed[1]
 
 
 def test_sentences_fit_the_papers_number_of_clip_tokens(mirror):
     tokenizer = SimpleTokenizer()
     for dataset, longest in {"refcoco": 17, "refcoco+": 17, "refcocog": 22}.items():
-        lengths = [len(tokenizer.encode(s)) + 2 for s in set(sentences(mirror, dataset))]
+        lengths = [len(tokenizer.encode(s)) + 2 for s in {s for s, *_ in mirror.said[dataset]}]
         assert max(lengths) <= longest
 
 
-@pytest.mark.parametrize("dataset", REFS)
-def test_a_ref_has_about_three_different_sentences(mirror, dataset):
-    said = [[s["sent"] for s in ref["sentences"]] for ref in mirror.refs[dataset]]
-    assert 2.5 < np.mean([len(group) for group in said]) < 3.3
-    assert all(len(set(group)) == len(group) for group in said)
-
-
-def test_nearly_all_things_of_a_training_scene_are_referred_to(mirror):
+def test_a_ref_has_about_three_different_sentences_and_nearly_all_things_have_a_ref(mirror):
     for dataset in REFS:
+        said = [[s["sent"] for s in ref["sentences"]] for ref in mirror.refs[dataset]]
+        assert 2.5 < np.mean([len(group) for group in said]) < 3.3
+        assert all(len(set(group)) == len(group) for group in said)
         train = [r for r in mirror.refs[dataset] if r["split"] == "train"]
         things = [len(mirror.scenes[i][1].things) for i in {r["image_id"] for r in train}]
         assert len(train) > 0.9 * sum(things)
 
 
-def test_guessing_a_thing_at_random_is_right_once_in_three_or_four(mirror):
-    counts = [len(scene.things) for _, scene in mirror.scenes.values()]
-    assert min(counts) >= 3
-    assert max(counts) == 4
+def test_scenes_have_three_or_four_things_of_two_sizes_that_share_their_shapes(mirror):
+    drawn = list(mirror.scenes.values())
+    counts = [len(scene.things) for _, scene in drawn]
+    assert set(counts) == {3, 4}
     assert np.mean(counts) > 3.1
-
-
-def test_most_things_share_their_shape_with_another_so_attributes_matter(mirror):
     shared = [
         sum(other.shape == thing.shape for other in scene.things) > 1
-        for split, scene in mirror.scenes.values()
+        for split, scene in drawn
         if split == "train"
         for thing in scene.things
     ]
     assert np.mean(shared) > 0.5
+    radii = defaultdict(list)
+    for _, scene in drawn:
+        for thing in scene.things:
+            radii[thing.size].append(thing.radius / min(scene.width, scene.height))
+    assert min(radii["large"]) > 1.35 * max(radii["small"])
 
 
 # pycocotools 2.0 decodes by a protocol that NumPy 2 calls old.
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_masks_written_are_the_masks_painted(mirror):
     for dataset in ("refcoco", "refcocog"):
-        place = positions(mirror, dataset)
         for annotation in mirror.instances[dataset]["annotations"]:
             _, scene = mirror.scenes[annotation["image_id"]]
-            painted = scene.visible(place[annotation["id"]])
+            painted = scene.visible(mirror.place[dataset][annotation["id"]])
             written = decode(annotation["segmentation"], scene.height, scene.width)
             assert (painted & written).sum() > 0.95 * (painted | written).sum()
             assert annotation["area"] == written.sum()
@@ -265,14 +244,6 @@ def test_at_least_half_of_every_thing_is_visible_and_some_are_partly_hidden(mirr
     ]
     assert min(shares) > 0.55
     assert 0.05 < np.mean(np.array(shares) < 0.95) < 0.5
-
-
-def test_sizes_are_two_classes_far_apart(mirror):
-    radii = defaultdict(list)
-    for _, scene in mirror.scenes.values():
-        for thing in scene.things:
-            radii[thing.size].append(thing.radius / min(scene.width, scene.height))
-    assert min(radii["large"]) > 1.35 * max(radii["small"])
 
 
 def test_both_forms_of_segmentation_occur_and_rings_keep_their_hole(mirror):

@@ -2,7 +2,6 @@
 
 import importlib
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -17,6 +16,7 @@ from mmnet.evaluate.pictures import BLUE, ORANGE, SIDE, comparison, overlay, she
 from mmnet.evaluate.predict import predict, predict_masks, predict_splits
 from mmnet.model.build import build_model
 from support.tiny import ROOT, Tiny
+from support.training import identity_like, inputs_of, run_in
 
 CPU = torch.device("cpu")
 
@@ -124,23 +124,12 @@ def test_the_pictures_of_the_readme_are_drawn_from_a_finished_run(
     examples = importlib.import_module("make_pictures").examples
     torch.manual_seed(0)
     model = build_model(tiny.config.model, tiny.config.tower, weights=None)
-    content = {"model": model.state_dict(), "config": tiny.config.model_dump(mode="json")}
-    paths = SimpleNamespace(
-        checkpoint=lambda *_: tmp_path / "checkpoint.pt",
-        rows=lambda *_: tmp_path / "rows.parquet",
-        table=lambda _: tiny.table,
-        images=tiny.images,
-    )
-    torch.save(content, paths.run().checkpoint)
-    predict_splits(
-        tiny.config,
-        checkpoint=paths.run().checkpoint,
-        table=tiny.table,
-        images=tiny.images,
-        output=paths.run().rows,
-        device=CPU,
-    )
-    drawn = examples(tiny.config, paths)
+    run, inputs = run_in(tmp_path, tiny.config), inputs_of(tiny)
+    run.folder.mkdir(parents=True)
+    content = {"model": model.state_dict(), "identity": identity_like(tiny.config)}
+    torch.save(content, run.checkpoint)
+    predict_splits(tiny.config, inputs, checkpoint=run.checkpoint, output=run.rows, device=CPU)
+    drawn = examples(tiny.config, run, inputs)
     assert len(drawn) == 3
     assert all(count(picture, BLUE) > 50 for picture in drawn)
 

@@ -205,7 +205,7 @@ def test_permissions_follow_the_umask(umask: int, mode: int, tmp_path: Path) -> 
 
 def test_a_second_process_is_refused_a_locked_folder(tmp_path: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from mmnet.files import locked\n"
+        "import sys; from pathlib import Path; from mmnet.runtime.files import locked\n"
         "with locked(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(

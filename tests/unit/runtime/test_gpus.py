@@ -1,5 +1,6 @@
-"""Which GPU a job takes: never one that another holds. nvidia-smi is a stand-in here."""
+"""Which GPUs a job takes: none that another job holds. nvidia-smi is a stand-in here."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -9,13 +10,11 @@ from typing import Any
 
 import pytest
 
-from mmnet.cli import common as commands
-from mmnet.config.load import load_params
-from mmnet.runtime import gpus as cards
+from mmnet.runtime import gpus
 from mmnet.runtime.errors import MMNetError
 from support.tiny import ROOT
 
-A, B, C = CARDS = [f"GPU-{letter * 8}-stand-in" for letter in "abc"]
+A, B, C = GPUS = [f"GPU-{letter * 8}-stand-in" for letter in "abc"]
 
 STAND_IN = """#!/bin/sh
 # A stand-in for nvidia-smi on a machine without GPUs: it lists those that a test wants.
@@ -27,36 +26,44 @@ EOF
 JOB = """
 import os, sys, time
 from pathlib import Path
-from mmnet.runtime import gpus as cards
-cards.LOCKS, cards.ASK_EVERY = Path(sys.argv[1]), 0.02
+from mmnet.runtime import gpus
+gpus.LOCKS, gpus.RETRY_EVERY = Path(sys.argv[1]), 0.02
 marks, count, times = Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 for _ in range(times):
-    with cards.take(count) as held:
+    with gpus.take(count) as held:
         assert os.environ["CUDA_VISIBLE_DEVICES"] == ",".join(held)
         assert len(set(held)) == count
-        for card in held:
-            (marks / card).touch(exist_ok=False)  # fails if another job is on the card
+        for uuid in held:
+            (marks / uuid).touch(exist_ok=False)  # fails if another job uses the GPU
         print("has", *held, flush=True)
-        time.sleep(0.05 if times > 1 else 60)
-        for card in held:
-            (marks / card).unlink()
+        time.sleep(0.05 if times > 1 else 600)
+        for uuid in held:
+            (marks / uuid).unlink()
 """
+
+
+def list_gpus(machine: Path, *models: str) -> None:
+    """Have the stand-in list GPUs of these models, the first of them split (MIG)."""
+    lines = [
+        f"GPU {number}: {model} (UUID: {uuid})"
+        for number, (model, uuid) in enumerate(zip(models, GPUS, strict=True))
+    ]
+    lines.insert(1, "  MIG 1g.18gb     Device  0: (UUID: MIG-stand-in)")
+    (machine / "bin" / "nvidia-smi").write_text(STAND_IN.format(listed="\n".join(lines)))
 
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine with three GPUs, one of them split, and locks of its own."""
-    lines = [f"GPU {number}: NVIDIA H200 (UUID: {card})" for number, card in enumerate(CARDS)]
-    lines.append("  MIG 1g.18gb     Device  0: (UUID: MIG-stand-in)")
-    stand_in = tmp_path / "bin" / "nvidia-smi"
-    stand_in.parent.mkdir()
-    stand_in.write_text(STAND_IN.format(listed="\n".join(lines)))
-    stand_in.chmod(0o755)
-    monkeypatch.setenv("PATH", str(stand_in.parent), prepend=os.pathsep)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.delenv(cards.HELD, raising=False)
-    monkeypatch.setattr(cards, "LOCKS", tmp_path / "locks")
-    (tmp_path / "marks").mkdir()
+    """A machine with three equal GPUs, and locks of its own."""
+    for folder in ("bin", "marks"):
+        (tmp_path / folder).mkdir()
+    list_gpus(tmp_path, *["NVIDIA H200"] * 3)
+    (tmp_path / "bin" / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+    for variable in (gpus.VISIBLE, gpus.ORDER, gpus.HELD):
+        monkeypatch.setenv(variable, "as before, after the test")
+        monkeypatch.delenv(variable)
+    monkeypatch.setattr(gpus, "LOCKS", tmp_path / "locks")
     return tmp_path
 
 
@@ -71,65 +78,64 @@ def start(machine: Path, *, count: int, times: int = 1) -> Any:
     )
 
 
-def test_many_jobs_never_share_a_card_and_all_get_theirs(machine: Path) -> None:
+def test_many_jobs_never_share_a_gpu_and_all_get_theirs(machine: Path) -> None:
     jobs = [start(machine, count=count, times=6) for count in (1, 2, 1, 3, 1, 2)]
-    printed = [job.communicate(timeout=60) for job in jobs]
+    printed = [job.communicate() for job in jobs]
     assert [job.returncode for job in jobs] == [0] * len(jobs), printed
     used = [line.split()[1:] for out, _ in printed for line in out.splitlines()]
     assert len(used) == 6 * len(jobs)
-    assert {card for held in used for card in held} == set(CARDS)
+    assert {uuid for held in used for uuid in held} == set(GPUS)
 
 
-def test_a_job_waits_says_so_and_gets_the_card_of_one_that_was_killed(
+def test_a_job_waits_says_so_and_gets_the_gpu_of_one_that_was_killed(
     machine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     holder = start(machine, count=1)
     assert holder.stdout.readline() == f"has {B}\n"
     waiting = start(machine, count=1)
-    assert "waiting for 1 of 1 GPUs: other processes hold them" in waiting.stderr.readline()
+    assert "waiting for 1 of 1 GPUs" in waiting.stderr.readline()
     holder.send_signal(signal.SIGKILL)
-    holder.communicate(timeout=10)
+    holder.communicate()
     (machine / "marks" / B).unlink()  # the killed job could not
     assert waiting.stdout.readline() == f"has {B}\n"
     waiting.kill()
-    waiting.communicate(timeout=10)
+    waiting.communicate()
 
 
-def test_a_card_that_is_free_is_taken_at_once_beside_one_that_is_held(machine: Path) -> None:
-    with cards.take(1) as first, subprocess.Popen(["sleep", "60"]) as unrelated:
-        # As another process: it is no child of the holder's that shares its cards.
-        held = os.environ.pop(cards.HELD)
-        del os.environ[cards.VISIBLE]
-        with cards.take(2) as others:
-            assert sorted(first + others) == CARDS
-        os.environ[cards.HELD] = os.environ[cards.VISIBLE] = held
-        unrelated.kill()
+def test_jobs_that_want_two_each_of_three_take_turns(
+    machine: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with gpus.take(2) as held:
+        del os.environ[gpus.VISIBLE], os.environ[gpus.HELD]  # as another process
+
+        def free(seconds: float) -> None:
+            (left,) = {*GPUS} - {*held}
+            with contextlib.ExitStack() as locks:  # the one that is left was not kept waiting
+                assert gpus._lock(GPUS, 1, locks) == [left]
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(gpus.time, "sleep", free)
+        with pytest.raises(KeyboardInterrupt), gpus.take(2):
+            pass
+        assert "waiting for 2 of 3 GPUs" in capsys.readouterr().err
+        os.environ[gpus.HELD] = ",".join(held)
 
 
-def test_children_of_a_holder_work_on_its_cards(machine: Path) -> None:
-    with cards.take(2) as held:
-        program = "from mmnet import cards\nwith cards.take(1) as held: print(*held)"
+def test_children_of_a_holder_use_its_gpus(machine: Path) -> None:
+    with gpus.take(2) as held:
+        program = "from mmnet.runtime.gpus import take\nwith take(1) as held: print(*held)"
         child = subprocess.run(
-            [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=30
+            [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True
         )
     assert child.stdout.split() == held, child.stderr
-
-
-def test_a_part_of_a_card_is_taken_by_its_name(
-    machine: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-GPU-stand-in/1/0")
-    with cards.take(1) as held:
-        assert held == ["MIG-GPU-stand-in/1/0"]
-        assert os.environ["CUDA_VISIBLE_DEVICES"] == "MIG-GPU-stand-in/1/0"
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "MIG-GPU-stand-in/1/0"
+    assert gpus.HELD not in os.environ
 
 
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        (None, CARDS),
+        (None, GPUS),
         ("1", [B]),
         ("2, 0", [C, A]),
         ("0,0", [A]),
@@ -139,33 +145,47 @@ def test_a_part_of_a_card_is_taken_by_its_name(
         ("0,7,1", [A]),
         (C, [C]),
         (B[:6], [B]),
-        ("GPU-", []),  # which?
-        ("MIG-stand-in", ["MIG-stand-in"]),
+        ("GPU-", []),  # of which there are three
+        ("MIG-stand-in", []),  # the user's own choice, not held
     ],
 )
-def test_only_the_cards_that_were_given_are_taken(
+def test_only_the_gpus_that_cuda_may_use_are_taken(
     machine: Path, monkeypatch: pytest.MonkeyPatch, given: str | None, expected: list[str]
 ) -> None:
     if given is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
-    assert cards.visible() == expected
+    assert gpus.visible() == expected
+
+
+def test_numbers_that_cuda_would_count_differently_are_refused(
+    machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    list_gpus(machine, "NVIDIA T4", "NVIDIA H200", "NVIDIA H200")  # CUDA counts an H200 first
+    assert gpus.visible() == GPUS
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    with pytest.raises(MMNetError, match="CUDA_DEVICE_ORDER=PCI_BUS_ID") as caught:
+        gpus.visible()
+    assert "\n" not in str(caught.value)
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    assert gpus.visible() == [A]
+    monkeypatch.delenv("CUDA_DEVICE_ORDER")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", B)
+    assert gpus.visible() == [B]
 
 
 def test_without_gpus_nothing_is_taken_or_set(
     machine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PATH", "/usr/bin:/bin")
     (machine / "bin" / "nvidia-smi").write_text("#!/bin/sh\nexit 9  # no driver\n")
-    monkeypatch.setenv("PATH", str(machine / "bin"), prepend=os.pathsep)
-    with cards.take(1) as held:
+    with gpus.take(1) as held:
         assert held == []
         assert "CUDA_VISIBLE_DEVICES" not in os.environ
-    assert not cards.LOCKS.exists()
+    assert not gpus.LOCKS.exists()
 
 
-def test_more_cards_than_there_are_is_an_error_not_a_long_wait(machine: Path) -> None:
-    with pytest.raises(MMNetError, match=r"4 GPUs are asked for, and 3 are here") as caught:
-        cards.take(4).__enter__()
+def test_more_gpus_than_there_are_is_an_error_and_not_a_long_wait(machine: Path) -> None:
+    with pytest.raises(MMNetError, match="4 GPUs requested, 3 available") as caught:
+        gpus.take(4).__enter__()
     assert "\n" not in str(caught.value)
 
 
@@ -173,26 +193,32 @@ def test_a_place_that_cannot_be_written_is_named(
     machine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (machine / "file").write_text("")
-    monkeypatch.setattr(cards, "LOCKS", machine / "file" / "locks")
+    monkeypatch.setattr(gpus, "LOCKS", machine / "file" / "locks")
     with pytest.raises(MMNetError, match="locks: cannot be written"):
-        cards.take(1).__enter__()
+        gpus.take(1).__enter__()
 
 
 @pytest.mark.parametrize(
-    ("device", "seen"), [("auto", A), ("cuda", A), ("cuda:1", None), ("cpu", None)]
+    ("device", "is_launched", "held"),
+    [
+        ("auto", False, [A]),
+        ("cuda", False, [A]),
+        ("cuda", True, []),
+        ("cuda:1", False, []),
+        ("cpu", False, []),
+    ],
 )
-def test_commands_compute_on_a_card_of_their_own_unless_one_is_named(
+def test_a_gpu_is_held_unless_one_is_named_or_torchrun_assigns_them(
     machine: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     device: str,
-    seen: str | None,
+    is_launched: bool,
+    held: list[str],
 ) -> None:
-    visible = cards.VISIBLE
-    monkeypatch.setattr(commands, "_prepared", lambda name, config: os.environ.get(visible))
-    train = load_params(ROOT / "params.yaml").active.train
-    with commands.computing(device, train) as found:
-        assert found == seen
-    assert visible not in os.environ
-    with cards.take(3):  # it was let go
+    monkeypatch.setattr(gpus, "is_launched", lambda: is_launched)
+    with gpus.take_for(device, 1) as taken:
+        assert taken == held
+    assert os.environ.pop(gpus.VISIBLE, "") == ",".join(held)
+    with gpus.take(3):  # it was released
         assert "waiting" not in capsys.readouterr().err

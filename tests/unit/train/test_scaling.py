@@ -1,9 +1,7 @@
 """Many processes, parts of batches, other precisions: the result that plain training gives."""
 
 import json
-import logging
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,12 +12,9 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-import torch.distributed.run
 import yaml
 from torch import Tensor, nn
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
-from mmnet.cli import common as commands
 from mmnet.config.paths import Paths
 from mmnet.config.schema import Config, part_size
 from mmnet.data.dataset import evaluation_items, training_items
@@ -27,15 +22,13 @@ from mmnet.evaluate import predict
 from mmnet.model import checkpoint
 from mmnet.model.build import build_model
 from mmnet.model.layers import resize, resize_by_products
-from mmnet.runtime import distributed as processes
 from mmnet.runtime.distributed import ALONE, World
-from mmnet.runtime.errors import ConfigError, TrainingError, UnheardError
-from mmnet.runtime.progress import LAUNCHER, TOLD, UNHEARD
+from mmnet.runtime.errors import ConfigError, TrainingError
 from mmnet.runtime.signals import Stop
 from mmnet.train import loop, step
 from support import frozen_training
 from support.tiny import ROOT
-from support.training import CPU, fit, with_train
+from support.training import CPU, fit, run_in, with_train, work_of
 
 
 def curve(folder: Path) -> list[dict[str, Any]]:
@@ -80,7 +73,7 @@ def in_two(
     )
 
 
-def test_two_processes_of_which_one_is_signalled_stop_together_and_go_on_to_the_curve_of_one(
+def test_two_processes_of_which_one_is_signalled_stop_together_and_resume_to_the_curve_of_one(
     tiny: Any, frozen: Any, tmp_path: Path
 ) -> None:
     done = in_two(tiny, tiny.config, tmp_path, "8")
@@ -93,9 +86,9 @@ def test_two_processes_of_which_one_is_signalled_stop_together_and_go_on_to_the_
     done = in_two(tiny, with_train(tiny.config, accumulate=2), tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("a batch of 4 = 2 process(es) x 2 part(s) x 1 items, on cpu") == 1
-    assert "going on after epoch 1 and 3 steps, from" in done.stderr
+    assert "resuming after epoch 1 and 3 steps, from" in done.stderr
     assert done.stderr.count("left\n") == 2
-    assert_same_curve(curve(tmp_path), frozen)
+    assert_same_curve(curve(run_in(tmp_path, tiny.config).folder), frozen)
 
 
 @pytest.mark.parametrize(("size", "accumulate"), [(1, 1), (2, 1), (1, 4), (2, 2), (4, 1)])
@@ -108,19 +101,11 @@ def test_processes_and_parts_take_each_item_of_a_batch_once(
     shares = []
     for rank in range(size):
         stepper = step.Stepper.__new__(step.Stepper)
-        stepper.run, stepper.config, stepper.world = run, config, World(rank, size)
+        stepper.state, stepper.config, stepper.world = run, config, World(rank, size)
         shares.append([*stepper.items(3)])
     # In the order of the epoch, the fourth batch of four.
     assert [index for share in shares for index in share] == [12, 13, 14, 15]
     assert {len(share) for share in shares} == {part_size(config.train, size) * accumulate}
-
-
-def test_order_and_sentences_do_not_depend_on_processes(tiny: Any) -> None:
-    first, second = (training_items(tiny.config, tiny.table, tiny.images) for _ in range(2))
-    first.set_epoch(3)
-    second.set_epoch(1)
-    second.set_epoch(3)
-    assert (first.order == second.order).all()
 
 
 def test_indivisible_batches_are_refused_before_any_work(tiny: Any) -> None:
@@ -152,9 +137,8 @@ def test_every_sentence_is_counted_once_whatever_the_number_of_processes(
     items = evaluation_items(config, tiny.table, tiny.images, splits=config.dataset.splits)
 
     def predicted() -> pd.DataFrame:
-        return predict.predict_together(
-            model, items, config, device=CPU, shown=lambda batches, count: batches
-        )
+        batches = predict.share_of(items, config, CPU)
+        return predict.gathered(predict.predict(model, batches, threshold=0.35, device=CPU))
 
     alone = predicted()
     for size in (2, len(items) + 2):  # the last has no batch
@@ -341,41 +325,6 @@ def test_resizing_to_twice_the_size_keeps_the_digits_of_bf16() -> None:
     assert float(error) < 2 * 2**-8
 
 
-def test_tf32_is_what_params_yaml_says(tiny: Any) -> None:
-    matmul, conv = torch.backends.cuda.matmul, torch.backends.cudnn.conv
-    before = matmul.fp32_precision, conv.fp32_precision
-    try:
-        for tf32, precision in ((True, "tf32"), (False, "ieee")):
-            commands._prepared("cpu", with_train(tiny.config, tf32=tf32).train)
-            assert (matmul.fp32_precision, conv.fp32_precision) == (precision, precision)
-    finally:
-        matmul.fp32_precision, conv.fp32_precision = before
-
-
-def test_gpus_that_torch_cannot_use_are_an_error_not_days_on_the_cpu(
-    tiny: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MMNET_HELD_CARDS", "GPU-1")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ConfigError, match=r"nvidia-smi lists GPUs, and torch .* cannot use them"):
-        commands._prepared("auto", tiny.config.train)
-
-
-def test_too_little_memory_on_other_ways_is_told_in_one_line(
-    tiny: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(commands, "_prepared", lambda name, config: CPU)
-    with (
-        pytest.raises(TrainingError) as caught,
-        commands.computing("cpu", tiny.params.active.pretrain),
-    ):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore")
-    assert str(caught.value) == (
-        "cpu has too little memory free (CUDA out of memory. Tried to allocate 2.00 GiB.). Name "
-        "another --device, or wait until its other users are done."
-    )
-
-
 def test_too_little_memory_says_what_to_set(
     tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -393,9 +342,11 @@ def test_too_little_memory_says_what_to_set(
     )
 
 
-def test_how_a_run_is_computed_is_no_part_of_what_it_is(tiny: Any) -> None:
-    how = {
-        "device": "auto",
+def test_runtime_settings_are_no_part_of_what_a_training_is(tiny: Any) -> None:
+    on_gpu = with_train(tiny.config, device="auto")
+    changes = {
+        "device": "cuda",
+        "threads": 7,
         "workers": 3,
         "processes": 2,
         "accumulate": 2,
@@ -403,101 +354,19 @@ def test_how_a_run_is_computed_is_no_part_of_what_it_is(tiny: Any) -> None:
         "compile": True,
         "save_minutes": 1.0,
     }
-    assert with_train(tiny.config, **how).identity() == tiny.config.identity()
-    assert with_train(tiny.config, precision="amp").identity() != tiny.config.identity()
+    assert with_train(on_gpu, **changes).training_values() == on_gpu.training_values()
+    for config, key, value in (
+        (on_gpu, "precision", "amp"),
+        (on_gpu, "val_threshold", 0.5),
+        (tiny.config, "threads", 7),  # on the CPU, rounding depends on it
+    ):
+        assert with_train(config, **{key: value}).training_values() != config.training_values()
 
 
-def test_an_ended_process_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*arguments: Any) -> None:
-        raise RuntimeError("[gloo] Connection closed by peer [127.0.0.1]:1234\nC++ stack")
-
-    monkeypatch.setattr(processes.dist, "all_reduce", broken)
-    with pytest.raises(UnheardError) as caught:
-        World(1, 2).mean([1.0], CPU)
-    assert str(caught.value) == (
-        "process 2 of 2: the others were not heard ([gloo] Connection closed by peer "
-        "[127.0.0.1]:1234). See what they said; the same command goes on from the last checkpoint."
-    )
-
-
-def test_a_mistake_is_told_once_for_all_processes(tmp_path: Path) -> None:
-    shutil.copy(ROOT / "params.yaml", tmp_path)
-    command = [sys.executable, "-m", "mmnet", "train", "--experiment", "refcoco_vit_b"]
-    done = subprocess.run(
-        [*command, "--set", "profiles.mini.train.processes=2"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 1
-    assert done.stderr == (
-        "mmnet: data/mini/refcoco.parquet: not found. Make it first: mmnet prepare refcoco.\n"
-    )
-
-
-def test_a_process_whose_launcher_is_gone_ends_at_once() -> None:
-    environment = {**os.environ, "TORCHELASTIC_RUN_ID": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "mmnet", "train", "--help"]
-    codes = []
-    for launcher in (os.getpid(), 4_000_000):
-        environment[LAUNCHER] = str(launcher)
-        done = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL)
-        codes.append(done.returncode)
-    assert codes == [0, -signal.SIGTERM]
-
-
-def test_a_process_that_was_killed_is_told(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def killed(*arguments: Any) -> None:
-        failure = ProcessFailure(local_rank=1, pid=7, exitcode=-9, error_file="")
-        raise ChildFailedError("mmnet", {1: failure})
-
-    monkeypatch.setattr(torch.distributed.run, "run", killed)
-    for variable in ("OMP_NUM_THREADS", "TORCH_CPP_LOG_LEVEL", TOLD, LAUNCHER):
-        monkeypatch.setenv(variable, "")  # launch's own processes inherit what it sets
-    try:
-        assert processes.launch(2, threads=1) == 128 + 9
-    finally:
-        logging.disable(logging.NOTSET)
-    assert capsys.readouterr().err == (
-        "mmnet: process 2 of 2 was ended by SIGKILL. The same command goes on.\n"
-    )
-
-
-@pytest.mark.parametrize(
-    ("codes", "told", "code", "said"),
-    [
-        ({0: 1, 1: 1}, ["a mistake", UNHEARD], 1, ""),
-        ({0: 1, 1: -9}, [UNHEARD], 137, "mmnet: process 2 of 2 was ended by SIGKILL."),
-        ({0: 1, 1: -15}, ["a mistake"], 1, ""),
-        ({0: 1, 1: -15}, [], 1, ""),  # a traceback
-        ({0: 1, 1: 1}, [UNHEARD], 1, "mmnet: the others were not heard"),
-        ({1: -15}, [], 143, "mmnet: process 2 of 2 was ended by SIGTERM."),
-    ],
-)
-def test_what_ended_a_process_is_told_and_not_what_followed(
-    codes: dict[int, int],
-    told: list[str],
-    code: int,
-    said: str,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    for name in told:
-        (tmp_path / name).write_text("the others were not heard")
-    assert processes._tell_cause(codes, tmp_path, 2) == code
-    err = capsys.readouterr().err
-    assert err.startswith(said)
-    assert err.count("\n") == bool(said)
-
-
-def test_the_command_calls_torchrun_and_a_stopped_run_goes_on_with_fewer_processes(
+def test_the_command_calls_torchrun_and_a_stopped_run_resumes_with_fewer_processes(
     tiny: Any, tmp_path: Path
 ) -> None:
-    paths = Paths("mini")
-    data = tmp_path / paths.data
+    data = tmp_path / Paths("mini").data
     data.mkdir(parents=True)
     (data / "images").symlink_to(tiny.images)
     (data / "images.tsv").symlink_to(tiny.images.with_suffix(".tsv"))
@@ -510,10 +379,11 @@ def test_the_command_calls_torchrun_and_a_stopped_run_goes_on_with_fewer_process
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     how: dict[str, Any] = {"cwd": tmp_path, "env": environment, "text": True}
     two = [*command, "--set", "profiles.mini.train.processes=2"]
-    run = tmp_path / paths.run("refcoco_vit_b", 0)
+    config = with_train(tiny.config, epochs=400, save_minutes=1e-9)
+    work = work_of(tiny, tmp_path, config)
     with subprocess.Popen(two, **how, stderr=subprocess.PIPE) as process:
         deadline = time.monotonic() + 120
-        while not (run / "work" / "previous.pt").exists() and time.monotonic() < deadline:
+        while not work.previous.exists() and time.monotonic() < deadline:
             time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
         said = process.communicate()[1]
@@ -522,11 +392,11 @@ def test_the_command_calls_torchrun_and_a_stopped_run_goes_on_with_fewer_process
     assert said.count("refcoco_vit_b: stopped by SIGTERM in epoch") == 1
     assert "Traceback" not in said
     assert "Warning" not in said
-    state = checkpoint.load(run / "work" / "last.pt")
+    state = checkpoint.load(work.last)
     one = subprocess.Popen(command, **how, stderr=subprocess.PIPE)
     with one as process:
         lines = iter(process.stderr.readline, "")  # type: ignore[union-attr]
-        going_on = next(line for line in lines if "going on" in line)
+        resumed = next(line for line in lines if "resuming" in line)
         process.kill()
     steps = f" and {len(state['losses'])} steps" if state["losses"] else ""
-    assert f"going on after epoch {len(state['history'])}{steps}, from" in going_on
+    assert f"resuming after epoch {len(state['history'])}{steps}, from" in resumed

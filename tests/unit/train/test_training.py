@@ -1,23 +1,25 @@
 """Training: it learns, it survives, and what it leaves is a function of config, data and seed."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from mmnet.config.identity import differences, training_identity
 from mmnet.data.transforms import normalise
 from mmnet.model import checkpoint
 from mmnet.model.build import build_model
 from mmnet.model.clip import load_clip
 from mmnet.runtime.errors import CheckpointError, DataError, MMNetError, TrainingError
 from mmnet.runtime.files import locked
-from mmnet.train import loop, step
-from mmnet.train import run_state as state
+from mmnet.train import loop, recipe, step
 from mmnet.train.pretrain import pretrain
 from mmnet.train.recipe import mask_loss, polynomial_decay
-from support.training import CPU, fit
+from mmnet.train.run_state import RunState
+from support.training import CPU, fit, identity_of, inputs_of, with_train, work_of
 
 
 def test_polynomial_decay_is_the_papers_formula() -> None:
@@ -70,82 +72,89 @@ def test_metrics_have_a_line_per_epoch_and_the_best_checkpoint_is_kept(
     assert [line["epoch"] for line in lines] == list(range(1, tiny.config.train.epochs + 1))
     best = max(lines, key=lambda line: line["val"]["mIoU"])
     assert checkpoint.load(folder / "checkpoint.pt")["epoch"] == best["epoch"]
-    assert not (folder / "work" / "last.pt").exists()
+    assert not work_of(tiny, tmp_path).last.exists()
 
 
-def interrupted(tiny: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def interrupted(tiny: Any, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Train for one epoch, then break off."""
     train = loop.train_one_epoch
 
-    def break_off(run: loop.Run, *arguments: Any) -> float:
-        if run.epoch == 1:
+    def break_off(state: RunState, *arguments: Any) -> None:
+        if state.epoch == 1:
             raise KeyboardInterrupt
-        return train(run, *arguments)
+        train(state, *arguments)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "train_one_epoch", break_off)
         with pytest.raises(KeyboardInterrupt):
-            fit(tiny, folder)
+            fit(tiny, root)
 
 
-def test_changed_config_starts_afresh_and_says_so(
-    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    interrupted(tiny, tmp_path / "a", monkeypatch)
-    train = tiny.config.train.model_copy(update={"lr": 5e-4})
-    changed = tiny.config.model_copy(update={"train": train})
-    fit(tiny, tmp_path / "a", changed)
-    assert "is of another config: starting afresh" in capsys.readouterr().err
-    fit(tiny, tmp_path / "b", changed)
-    assert (tmp_path / "a/checkpoint.pt").read_bytes() == (
-        tmp_path / "b/checkpoint.pt"
-    ).read_bytes()
-
-
-def test_changed_code_starts_afresh(
+def test_other_values_train_beside_unfinished_work_which_resumes_with_its_own(
     tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     interrupted(tiny, tmp_path, monkeypatch)
-    monkeypatch.setattr(state, "code_version", lambda module: "another")
+    first = work_of(tiny, tmp_path)
+    before = first.last.read_bytes()
+    changed = with_train(tiny.config, lr=5e-4)
+    capsys.readouterr()
+    other = (fit(tiny, tmp_path, changed) / "checkpoint.pt").read_bytes()
+    told = capsys.readouterr().err
+    assert str(first.folder) in told
+    assert "train.lr 0.0002 -> 0.0005" in told
+    assert re.search(r"\d[.\d]* [kM]B", told)  # how large it is
+    assert first.last.read_bytes() == before
+    undisturbed = fit(tiny, tmp_path / "b", changed)
+    assert (undisturbed / "checkpoint.pt").read_bytes() == other
+    # Back to the old values: the old training resumes, and the new one is kept.
     fit(tiny, tmp_path)
-    assert "is of another code: starting afresh" in capsys.readouterr().err
+    assert "resuming after epoch 1" in capsys.readouterr().err
+    monkeypatch.setattr(loop, "train_one_epoch", lambda *arguments: pytest.fail("trained again"))
+    assert (fit(tiny, tmp_path, changed) / "checkpoint.pt").read_bytes() == other
+
+
+def test_other_code_does_not_resume_what_this_code_began(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    interrupted(tiny, tmp_path, monkeypatch)
+    kept = work_of(tiny, tmp_path).last.read_bytes()
+    before = work_of(tiny, tmp_path)
+    code = {**identity_of(tiny).code, "mmnet/model/decoder.py": "another"}
+    monkeypatch.setattr("mmnet.config.identity.code", lambda rule, config: code)
+    capsys.readouterr()
+    fit(tiny, tmp_path)
+    told = capsys.readouterr().err
+    assert "resuming" not in told
+    assert "mmnet/model/decoder.py changed" in told
+    assert before.last.read_bytes() == kept
 
 
 def test_finished_run_whose_outputs_were_removed_is_published_again_untrained(
     tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = ("checkpoint.pt", "metrics.jsonl")
-    fit(tiny, tmp_path)
-    before = {name: (tmp_path / name).read_bytes() for name in names}
-    for name in names:
-        (tmp_path / name).unlink()
+    folder = fit(tiny, tmp_path)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert {"checkpoint.pt", "metrics.jsonl", "run.json"} == set(before)
+    for name in before:
+        (folder / name).unlink()
     monkeypatch.setattr(loop, "train_one_epoch", lambda *arguments: pytest.fail("trained again"))
     fit(tiny, tmp_path)
-    assert {name: (tmp_path / name).read_bytes() for name in names} == before
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_run_of_another_config_is_not_taken_for_the_finished_one(tiny: Any, tmp_path: Path) -> None:
-    fit(tiny, tmp_path / "a")
-    other = tiny.config.model_copy(update={"seed": 1})
-    fit(tiny, tmp_path / "a", other)
-    fit(tiny, tmp_path / "b", other)
-    assert (tmp_path / "a/checkpoint.pt").read_bytes() == (
-        tmp_path / "b/checkpoint.pt"
-    ).read_bytes()
-
-
-def test_damaged_last_checkpoint_is_said_and_not_trusted(
-    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_renamed_experiment_and_other_evaluation_train_nothing(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    interrupted(tiny, tmp_path / "a", monkeypatch)
-    last = tmp_path / "a" / "work" / "last.pt"
-    last.write_bytes(last.read_bytes()[:1000])
-    fit(tiny, tmp_path / "a")
-    assert "Starting afresh" in capsys.readouterr().err
-    fit(tiny, tmp_path / "b")
-    assert (tmp_path / "a/checkpoint.pt").read_bytes() == (
-        tmp_path / "b/checkpoint.pt"
-    ).read_bytes()
+    before = fit(tiny, tmp_path)
+    monkeypatch.setattr(loop, "train_one_epoch", lambda *arguments: pytest.fail("trained again"))
+    tower = tiny.config.tower.model_copy(update={"label": "Another"})
+    evaluate = tiny.config.evaluate.model_copy(update={"threshold": 0.5})
+    dataset = tiny.config.dataset.model_copy(update={"splits": ["val"]})
+    renamed = {"experiment": "renamed", "tower": tower, "evaluate": evaluate, "dataset": dataset}
+    after = fit(tiny, tmp_path, tiny.config.model_copy(update=renamed))
+    assert after.parent.name == "renamed"
+    for name in ("checkpoint.pt", "metrics.jsonl"):
+        assert (after / name).read_bytes() == (before / name).read_bytes()
 
 
 def test_non_finite_loss_stops_the_run_and_names_step_and_sentences(
@@ -165,11 +174,12 @@ def test_non_finite_loss_stops_the_run_and_names_step_and_sentences(
     with pytest.raises(TrainingError, match=r"loss is nan at step 1 \(epoch 1, batch 2") as caught:
         fit(tiny, tmp_path)
     assert ", ".join(expected) in str(caught.value)
-    assert not (tmp_path / "checkpoint.pt").exists()
+    assert not list(tmp_path.rglob("checkpoint.pt"))
 
 
-def test_second_process_on_a_run_folder_is_refused(tiny: Any, tmp_path: Path) -> None:
-    with locked(tmp_path), pytest.raises(MMNetError, match="another process is at work here"):
+def test_second_process_on_a_work_folder_is_refused(tiny: Any, tmp_path: Path) -> None:
+    work = work_of(tiny, tmp_path).folder
+    with locked(work), pytest.raises(MMNetError, match=work.name):
         fit(tiny, tmp_path)
 
 
@@ -191,11 +201,11 @@ def test_too_few_refs_for_a_batch_are_refused(tiny: Any, tmp_path: Path) -> None
 def test_head_learns_faster_by_its_multiplier(tiny: Any) -> None:
     train = tiny.config.train.model_copy(update={"head_lr_multiplier": 10.0})
     model = build_model(tiny.config.model, tiny.config.tower, weights=None)
-    run = step.start(model, train, CPU)
-    clip, head = run.optimizer.param_groups
+    state = step.start(model, train, CPU)
+    clip, head = state.optimizer.param_groups
     assert (clip["multiplier"], head["multiplier"]) == (1.0, 10.0)
-    names = {id(parameter): name for name, parameter in run.model.named_parameters()}
-    assert all(names[id(p)].startswith(step.CLIP_PARTS) for p in clip["params"])
+    names = {id(parameter): name for name, parameter in state.model.named_parameters()}
+    assert all(names[id(p)].startswith(recipe.CLIP_PARTS) for p in clip["params"])
     assert len(clip["params"]) + len(head["params"]) == len(names)
 
 
@@ -226,25 +236,15 @@ def test_weights_of_another_tower_are_refused(tiny: Any, tmp_path: Path) -> None
         load_clip("mini-vit-b", weights=tmp_path / "l.pt")
 
 
-def test_other_images_are_another_run(
-    tiny: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    manifest = tmp_path / "images.tsv"
-    manifest.write_bytes(tiny.images.with_suffix(".tsv").read_bytes())
-
-    def train() -> str:
-        loop.fit(
-            tiny.config,
-            table=tiny.table,
-            images=tiny.images,
-            manifest=manifest,
-            weights=None,
-            folder=tmp_path / "run",
-            device=CPU,
-        )
-        return capsys.readouterr().err
-
-    assert "epoch 1/2" in train()
-    assert "this very run is finished" in train()
-    manifest.write_text(manifest.read_text().replace("\t", "\t1", 1))
-    assert "epoch 1/2" in train()
+def test_other_images_are_another_training(tiny: Any) -> None:
+    inputs = inputs_of(tiny)
+    before = training_identity(tiny.config, inputs)
+    assert training_identity(tiny.config, inputs).id == before.id
+    content = tiny.manifest.read_text()
+    try:
+        tiny.manifest.write_text(content.replace("\t", "\t1", 1))
+        after = training_identity(tiny.config, inputs)
+    finally:
+        tiny.manifest.write_text(content)
+    assert after.id != before.id
+    assert differences(before, after) == ["data: images changed"]

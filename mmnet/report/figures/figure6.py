@@ -1,0 +1,134 @@
+"""Figure 6, from what `mmnet queries` wrote: what each query reads, its mask and its score."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure, SubFigure
+
+from mmnet.config.schema import Config
+from mmnet.evaluate.pictures import BLUE, ORANGE, overlay, shrunk
+from mmnet.report.figures.drawing import (
+    LINE,
+    SMALL,
+    TEXT,
+    WIDTH,
+    figure_with_note,
+    printable,
+    save,
+    style,
+    wrap,
+)
+from mmnet.report.figures.masks import aspect, describe_run, put_picture, read_shown
+
+MAP, BAR, LIMIT = "Blues", "#56B4E9", "#D55E00"
+COLUMNS = 4
+"""Of masks."""
+LONGEST = 16
+"""Letters of a word above the heat map."""
+TILE = 1.15  # inches, about the width of a picture
+
+
+def write_figure6(queries: Path, config: Config, folder: Path, *, label: str) -> None:
+    """Write `figure6.pdf` and `figure6.png` into `folder`.
+
+    Raises:
+        DataError: `queries` is missing, damaged, or of another run.
+    """
+    about, arrays = read_shown(queries, config, command="queries")
+    with style():
+        save(figure6(about, arrays, label), folder / "figure6")
+
+
+def figure6(about: dict[str, Any], arrays: dict[str, Any], label: str) -> Figure:
+    """Draw a sentence's queries by falling score: attention over the words, score, mask."""
+    order = np.argsort(-arrays["scores"], kind="stable")
+    title = wrap(about["sentence"], WIDTH - 0.1, TEXT, most=2)
+    heights = [
+        max(TILE * aspect(arrays["image"]), 7 * LINE) + LINE * (len(title) + 1) + 0.3,
+        max(0.17 * len(order), 0.69 * math.ceil(len(order) / COLUMNS), 1.0) + 1.6,
+    ]
+    figure = figure_with_note(sum(heights), f"{about['rule']} {describe_run(about, label)}.")
+    above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=heights).flat
+    above.suptitle("\n".join(title), x=0.01, ha="left")
+    _pictures(above, about, arrays)
+    left, right = below.subfigures(1, 2, squeeze=False, width_ratios=[4.3, 2.6]).flat
+    _attention_and_scores(left, about["words"], arrays, order)
+    _masks(right, _sigmoid(arrays["masks"])[order], order, about["threshold"])
+    return figure
+
+
+def _pictures(place: SubFigure, about: dict[str, Any], arrays: dict[str, Any]) -> None:
+    inside = _sigmoid(arrays["y"]) > about["threshold"]
+    tiles = {
+        "image": shrunk(arrays["image"]),
+        "ground truth": overlay(arrays["image"], arrays["truth"], BLUE),
+        f"y (Eq. 16), IoU {about['iou']:.2f}": overlay(arrays["image"], inside, ORANGE),
+    }
+    *panels, text = place.subplots(1, 4, width_ratios=[1, 1, 1, 2.6])
+    for panel, (under, drawn) in zip(panels, tiles.items(), strict=True):
+        put_picture(panel, drawn, under)
+    lines = [
+        line for said in _similarity(about, arrays["scores"]) for line in wrap(said, 2.8, SMALL)
+    ]
+    text.set_axis_off()
+    text.text(0, 1, "\n".join(lines), fontsize=SMALL, va="top", transform=text.transAxes)
+
+
+def _attention_and_scores(
+    place: SubFigure, words: list[str], arrays: dict[str, Any], order: Any
+) -> None:
+    rows, scores = arrays["attention"][order], arrays["scores"][order]
+    heat, bars = place.subplots(1, 2, sharey=True, width_ratios=[3.2, 1])
+    drawn = heat.imshow(rows, cmap=MAP, vmin=0, vmax=rows.max(), aspect="auto")
+    heat.set_yticks(range(len(order)), [str(query + 1) for query in order])
+    heat.set_ylabel("query, by falling score")
+    heat.xaxis.tick_top()
+    labels = [_shortened(word) for word in words]
+    heat.set_xticks(range(len(words)), labels, rotation=45, ha="left", rotation_mode="anchor")
+    heat.tick_params(length=0, pad=2)
+    bar = place.colorbar(drawn, ax=heat, location="bottom", aspect=40, pad=0.02)
+    bar.set_label("attention A over the words (Eq. 9)", fontsize=SMALL)
+
+    drawn_bars = bars.barh(range(len(scores)), scores, height=0.7, color=BAR)
+    bars.bar_label(drawn_bars, fmt="%.3f", padding=2, fontsize=SMALL)
+    bars.set(xlim=(0, float(scores.max()) * 1.02), xticks=[])
+    bars.set_xlabel("score S (Eq. 15)", fontsize=SMALL, loc="left")
+    bars.tick_params(left=False, labelleft=False)
+    bars.spines[["top", "right", "bottom"]].set_visible(False)
+
+
+def _masks(place: SubFigure, masks: Any, order: Any, threshold: float) -> None:
+    place.suptitle("masks (Eq. 14), by falling score", fontsize=SMALL)
+    under = f"grey: sigmoid of the mask, 0 to 1;\nline: the threshold, {threshold:g}"
+    place.supxlabel(under, fontsize=SMALL)
+    panels = place.subplots(math.ceil(len(order) / COLUMNS), COLUMNS, squeeze=False)
+    for panel in panels.flat[len(order) :]:
+        panel.remove()
+    for panel, query, mask in zip(panels.flat, order, masks, strict=False):
+        put_picture(panel, mask, "", cmap="Greys", vmin=0, vmax=1)
+        panel.set_title(str(query + 1), fontsize=SMALL, pad=2)
+        if mask.min() < threshold < mask.max():
+            panel.contour(mask, levels=[threshold], colors=LIMIT, linewidths=0.7)
+
+
+def _similarity(about: dict[str, Any], scores: Any) -> list[str]:
+    every = f"over all {about['sentences']:,} sentences of {about['split']}"
+    return [
+        "How alike the queries are: means over all pairs of queries; 1 where all are the same.",
+        f"Masks, IoU above the threshold of {about['threshold']:g}, on their own grid: "
+        f"{about['mask_iou']:.3f}; {every} {about['mean_mask_iou']:.3f}.",
+        f"Attention, cosine of the rows of A: {about['attention_cosine']:.3f}; {every} "
+        f"{about['mean_attention_cosine']:.3f}.",
+        f"Scores: the largest is {scores.max() / max(scores.min(), 1e-30):.6g} times the least.",
+    ]
+
+
+def _sigmoid(logits: Any) -> Any:
+    return 0.5 * (1 + np.tanh(0.5 * logits.astype(float)))  # exp would overflow
+
+
+def _shortened(word: str) -> str:
+    word = printable(word)
+    return word if len(word) <= LONGEST else f"{word[: LONGEST - 1]}…"

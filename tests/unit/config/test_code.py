@@ -1,0 +1,117 @@
+"""Which code shapes which results: every file has its place, and a change reruns what it must."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mmnet.config import code
+from mmnet.config.load import load_params
+from mmnet.config.schema import Config
+from mmnet.runtime import fingerprint
+from support.tiny import ROOT
+
+LAYERS = ("runtime", "config", "data", "benchmark", "model", "evaluate", "train")
+"""Packages of which each file shapes numbers, or is known not to."""
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the package, hashed in place of ours."""
+    copy = tmp_path / "mmnet"
+    shutil.copytree(ROOT / "mmnet", copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(code, "PACKAGE", copy)
+    monkeypatch.setattr(fingerprint, "PACKAGE", copy)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def runs() -> dict[str, Config]:
+    params = load_params(ROOT / "params.yaml")
+    return {name: params.resolve(name, 0) for name in params.experiments}
+
+
+def change(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def retrained(runs: dict[str, Config], before: dict[str, str]) -> set[str]:
+    return {
+        name for name, config in runs.items() if code.code_hash("train", config) != before[name]
+    }
+
+
+def test_every_file_is_listed_once_as_shaping_numbers_or_not(runs: dict[str, Config]) -> None:
+    shaping = {path for rule in code.RULES for path in code.code(rule)}
+    for config in runs.values():
+        shaping |= {f"mmnet/{path}" for path in code.model_files(config)}
+    harmless = {f"mmnet/{path}" for path in code._expanded(code.SHAPES_NO_NUMBER)}
+    files = {
+        str(path.relative_to(ROOT))
+        for layer in LAYERS
+        for path in (ROOT / "mmnet" / layer).rglob("*")
+        if path.suffix in (".py", ".json") and path.name != "__init__.py"
+    }
+    unused_towers = {path for path in files if path.endswith(".json")} - shaping
+    assert files - shaping - harmless - unused_towers == set()
+    assert {path for path in (shaping | harmless) if not (ROOT / path).is_file()} == set()
+    # `config/*` is harmless but for what shapes tables.
+    assert shaping & harmless <= {"mmnet/config/tables.py"}
+
+
+def test_a_reworded_message_or_a_new_setting_of_mlflow_retrains_nothing(
+    package: Path, runs: dict[str, Config]
+) -> None:
+    before = {name: code.code_hash("train", config) for name, config in runs.items()}
+    change(package / "train/loop.py", "Lower train.lr", "Decrease train.lr")
+    change(package / "train/run_state.py", 'say(f"resuming', 'say(f"continuing')
+    change(package / "model/mmnet.py", '"""MMNet as', '"""MMNet, as')
+    change(
+        package / "config/schema.py", "    enabled: bool\n", "    enabled: bool\n    team: str\n"
+    )
+    change(package / "runtime/progress.py", "LINE_EVERY = 10.0", "LINE_EVERY = 30.0")
+    with (package / "tracking" / "live.py").open("a") as file:
+        file.write("\nNEW = 1\n")
+    assert retrained(runs, before) == set()
+
+
+@pytest.mark.parametrize(
+    ("file", "users"),
+    [
+        ("model/decoder.py", lambda config: True),
+        ("data/transforms.py", lambda config: True),
+        ("train/recipe.py", lambda config: True),
+        ("model/backbone_resnet.py", lambda config: config.tower_name == "rn50"),
+        ("model/backbone_vit.py", lambda config: config.tower_name != "rn50"),
+        ("model/mask_decoder.py", lambda config: config.model.mmp),
+        ("model/estimator.py", lambda config: config.model.mqe),
+        ("model/ablations.py", lambda config: "no_" in config.experiment),
+        ("report/tables/table1.py", lambda config: False),
+        ("benchmark/scenes.py", lambda config: False),
+    ],
+)
+def test_a_changed_layer_retrains_exactly_the_runs_that_use_it(
+    file: str, users: object, package: Path, runs: dict[str, Config]
+) -> None:
+    before = {name: code.code_hash("train", config) for name, config in runs.items()}
+    with (package / file).open("a") as source:
+        source.write("\nNEW = 1\n")
+    assert callable(users)
+    assert retrained(runs, before) == {name for name, config in runs.items() if users(config)}
+
+
+def test_a_towers_definition_retrains_the_runs_on_it(
+    package: Path, runs: dict[str, Config]
+) -> None:
+    before = {name: code.code_hash("train", config) for name, config in runs.items()}
+    with (package / "model/towers/mini-vit-l.json").open("a") as file:
+        file.write("\n")
+    assert retrained(runs, before) == {name for name in runs if name.endswith("vit_l")}
+    assert code.code_hash("pretrain", tower="mini-vit-l") != code.code_hash("pretrain")
+
+
+def test_the_papers_towers_use_the_backbone_of_their_kind() -> None:
+    assert code.tower_files("RN101-quickgelu") == ["model/backbone_resnet.py"]
+    assert code.tower_files("ViT-L-14-quickgelu") == ["model/backbone_vit.py"]

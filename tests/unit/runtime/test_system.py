@@ -1,0 +1,65 @@
+"""Operating systems: what is missing has a fallback, what is not supported is one line."""
+
+import ast
+import os
+import signal
+import sys
+from typing import Any
+
+import pytest
+
+from mmnet.cli.parser import main
+from mmnet.data import loader
+from mmnet.data.dataset import evaluation_items, training_items
+from mmnet.runtime import system
+from support.tiny import ROOT
+
+
+def test_calls_that_a_system_lacks_have_a_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, name in ((os, "sched_getaffinity"), (os, "getuid"), (signal, "SIGUSR1")):
+        monkeypatch.delattr(module, name, raising=False)
+    monkeypatch.setenv("LOGNAME", "someone")
+    assert system.cpu_count() == os.cpu_count()
+    assert system.user_id() == "someone"
+    assert system.stop_signals() == (signal.SIGTERM,)
+
+
+def test_only_the_cpus_that_a_process_may_use_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 5, 8}, raising=False)
+    assert system.cpu_count() == 3
+
+
+def test_no_other_module_makes_such_calls() -> None:
+    calls = {"sched_getaffinity", "getuid", "SIGUSR1", "prctl", "fcntl"}
+    callers = set()
+    for path in (ROOT / "mmnet").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = {alias.name for alias in getattr(node, "names", []) if hasattr(alias, "name")}
+            if calls & {*names, getattr(node, "attr", ""), getattr(node, "module", "")}:
+                callers.add(path.name)
+    assert callers == {"system.py"}
+
+
+def test_windows_is_refused_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert main(["plan"]) == 1
+    error = capsys.readouterr().err
+    assert "WSL" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_images_are_read_however_processes_are_started(
+    tiny: Any, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader, "start_method", lambda: method)  # macOS spawns
+    for items, size in (
+        (training_items(tiny.config, tiny.table, tiny.images), 2),
+        (evaluation_items(tiny.config, tiny.table, tiny.images, splits=["val"]), None),
+    ):
+        alone = list(loader.read(items, batch_size=size, workers=0))
+        ahead = list(loader.read(items, batch_size=size, workers=1))
+        assert len(ahead) == len(alone) > 0
+        assert all((one[0] == other[0]).all() for one, other in zip(ahead, alone, strict=True))
