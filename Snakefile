@@ -24,8 +24,8 @@ include: "workflow/rules/paper.smk"
 localrules:
     fetch_archive,
     download_clip,
-    archives,
     towers,
+    figures,
     score_run,
     write_parameters,
     write_curves,

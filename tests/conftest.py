@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from support.project import copy_project, snakemake
+from support.project import copy_as_if_made, copy_project, snakemake
 from support.tiny import ROOT, TINY, Tiny
 
 # Threads would only wait for one another on tensors this small; children inherit it.
@@ -56,6 +56,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone in which the tiny Table 1 has been made, for tests of the group `workflow`."""
     folder = copy_project(tmp_path_factory.mktemp("clone"))
-    result = snakemake(folder, "--cores", "2", "results/table1.tex")
+    result = snakemake(folder, "--cores", "2", "results/table1.tex", "results/curves.csv")
     assert result.returncode == 0, result.stderr
     return folder
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The whole mini project as if all of it were made, for dry runs of the group `workflow`."""
+    return copy_as_if_made(tmp_path_factory.mktemp("made") / "clone")

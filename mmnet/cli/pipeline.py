@@ -68,31 +68,26 @@ def mlflow_sync(arguments: argparse.Namespace) -> None:
         print(store.page(paths.profile, f"http://127.0.0.1:{arguments.port}"))
 
 
-def _check_ledger(arguments: argparse.Namespace) -> None:
-    """The ledger is about params.yaml as it stands: DVC reads it by itself."""
-    if arguments.set or arguments.params != Path("params.yaml"):
-        raise ConfigError("--set, --params: dvc.lock is about params.yaml itself. Change it there.")
-    load(arguments)
-
-
 def adopt(arguments: argparse.Namespace) -> None:
     from mmnet.pipeline.dvc import adopt
     from mmnet.runtime.progress import say
 
-    _check_ledger(arguments)
-    stages, others = adopt()
-    more = f"; {others} others have no record" if others else ""
-    say(f"{stages} stages are as dvc.lock has them; snakemake has nothing to do for them{more}")
+    _check_dvc(arguments)
+    recorded, others = adopt()
+    say(f"Adopted {recorded} stages as dvc.lock has them; {others} have no record")
 
 
 def record(arguments: argparse.Namespace) -> None:
     from mmnet.pipeline.dvc import record
     from mmnet.runtime.progress import say
 
-    _check_ledger(arguments)
-    stages, stale, absent = record()
-    say(f"{stages} stages recorded; `git add dvc.lock` and `dvc push` share them")
-    if stale:
-        say(f"{stale} left as they were: not up to date, see `snakemake -n`")
-    if absent:
-        say(f"{absent} left as they were: their files are not all here")
+    _check_dvc(arguments)
+    recorded, others = record()
+    say(f"Recorded {recorded} stages; {others} lack files. Share: `git add dvc.lock; dvc push`")
+
+
+def _check_dvc(arguments: argparse.Namespace) -> None:
+    """DVC reads params.yaml by itself, whatever this command is given."""
+    if arguments.set or arguments.params != Path("params.yaml"):
+        raise ConfigError("--set, --params: DVC reads params.yaml itself. Change values there.")
+    load(arguments)

@@ -32,7 +32,7 @@ class RunPaths:
 
     @property
     def folder(self) -> Path:
-        """What training, prediction and figures publish, apart from rows and scores."""
+        """What training and prediction publish, apart from rows."""
         return self.root / "runs" / self.profile / self.experiment / f"seed{self.seed}"
 
     @property
@@ -54,17 +54,21 @@ class RunPaths:
         """A picture: sentences of `val`, the same for all runs on a data set, with masks."""
         return self.folder / "predictions.png"
 
+    # Not in the run's folder: what another of DVC's stages records needs a place of its own.
     @property
     def examples(self) -> Path:
         """What Figure 5 shows of the run and of its twin without MMP."""
-        return self.folder / "examples.npz"
+        return self._figures / "examples.npz"
 
     @property
     def queries(self) -> Path:
         """What Figure 6 shows of the run."""
-        return self.folder / "queries.npz"
+        return self._figures / "queries.npz"
 
-    # Not in the run's folder: DVC's stages name folders, one per kind of file.
+    @property
+    def _figures(self) -> Path:
+        return self.root / "figures" / self.profile / self.experiment / f"seed{self.seed}"
+
     @property
     def rows(self) -> Path:
         """A row per sentence: intersection and union."""

@@ -1,8 +1,8 @@
 """Between Snakemake's files and DVC's records of them (dvc.yaml, dvc.lock).
 
-Snakemake goes by times and by notes of its own, which a pulled file does not have: `adopt` gives
-them, once DVC has found the files to be those of dvc.lock. `record` is the way back: what Snakemake
-has made goes into dvc.lock at once, where `dvc repro` would call it for each stage.
+Snakemake decides by times and by metadata of its own, which a pulled file does not have. `adopt`
+supplies them once DVC has found the files to be those of dvc.lock. `record` is the other direction:
+what Snakemake has made goes into dvc.lock at once, where `dvc repro` would call it for each stage.
 """
 
 import csv
@@ -19,19 +19,17 @@ from dvc.repo import Repo
 from mmnet.runtime.errors import LedgerError
 
 SHOWN = 20
-"""Differences named in one message."""
-
-NOTHING_TO_DO = "Nothing to be done"
+"""Files named in one message."""
 
 
 def adopt() -> tuple[int, int]:
-    """Make Snakemake take pulled files for its own; count their stages, and those without record.
+    """Make Snakemake accept pulled files; return how many stages have a record, and how many not.
 
     Raises:
-        LedgerError: a recorded file is missing or not that of dvc.lock, or code or values are
-            others; or dvc.lock has no stage. Nothing is touched then.
+        LedgerError: no stage has a record; or a recorded file, code or value differs from dvc.lock.
+            Nothing is touched then.
     """
-    with _ledger() as repo:
+    with _repo() as repo:
         stages = list(repo.index.stages)
         recorded = [stage for stage in stages if _is_recorded(stage)]
         if not recorded:
@@ -40,60 +38,45 @@ def adopt() -> tuple[int, int]:
     if differences:
         raise LedgerError(
             f"not as dvc.lock has it: {_listed(differences)}. Fetch what is missing with `dvc "
-            "pull`, put back what was changed with `dvc checkout`, or let snakemake make it anew."
+            "pull`, restore what was changed with `dvc checkout`, or run snakemake instead."
         )
-    done = _snakemake("--touch", "--forceall", "--cores", "1", "--", *map(_target, recorded))
-    if done.returncode:
-        raise LedgerError(f"snakemake could not take them over: {_last_line(done)}")
+    _snakemake("--touch", "--forceall", "--cores", "1", "--", *_targets(recorded))
     return len(recorded), len(stages) - len(recorded)
 
 
-def record() -> tuple[int, int, int]:
+def record() -> tuple[int, int]:
     """Put what Snakemake has made into dvc.lock and DVC's cache.
 
-    Returns how many stages are recorded; how many are not, as Snakemake would make something of
-    theirs anew; and how many, as not all of their files are there. Of a folder, such as the
-    towers', what is there is recorded: that another table needs more is no matter to the first.
+    Returns how many stages are recorded; and how many are not, since they lack files.
 
     Raises:
-        LedgerError: nothing is up to date, or a job was killed; or something was changed by hand.
+        LedgerError: Snakemake would make again what is here, or an output was changed by hand.
+            Nothing is recorded then.
     """
-    with _ledger() as repo:
+    with _repo() as repo:
         stages = list(repo.index.stages)
         present = [s for s in stages if all(f.exists for f in [*s.outs, *s.deps])]
         if not present:
-            raise LedgerError("no stage of dvc.yaml has its files here. Run snakemake first.")
-        files = _files(present)
-        stale = [path for path, is_current in files.items() if not is_current]
-        done = [s for s in present if not any(_holds(f, stale) for f in [*s.outs, *s.deps])]
-        made = [path for path in files if any(_holds(f, [path]) for s in done for f in s.outs)]
-        # The summary passes over files that a killed job left: a dry run does not.
-        planned = _snakemake("--dry-run", "--", *map(str, made)) if made else None
-        if planned and planned.returncode:
-            raise LedgerError(f"snakemake cannot plan: {_last_line(planned)}")
-        if not done or (planned and NOTHING_TO_DO not in planned.stdout + planned.stderr):
+            raise LedgerError("no stage of dvc.yaml has all its files here. Run snakemake first.")
+        _check_up_to_date(present)
+        recorded = [stage for stage in present if _is_recorded(stage)]
+        if changed := [line for stage in recorded for line in _changed_by_hand(stage)]:
             raise LedgerError(
-                "what is here is not up to date: `snakemake -n` says what is to be done. Run "
-                "snakemake, then record again."
-            )
-        forged = [line for stage in done if _is_recorded(stage) for line in _forged(stage)]
-        if forged:
-            raise LedgerError(
-                f"changed, though nothing that it comes from did: {_listed(forged)}. Put it back "
-                "with `dvc checkout FILE`, or delete it and run snakemake. If other bytes are "
-                "right, as of another machine: `dvc commit --force STAGE`."
+                f"changed, although its inputs did not: {_listed(changed)}. Restore it with `dvc "
+                "checkout FILE`, or delete it and run snakemake. If other bytes are right, as from "
+                "another machine: `dvc commit --force STAGE`."
             )
         # As `dvc commit --force`, which would stop at the first stage that was never run.
-        for stage in done:
+        for stage in present:
             stage.save()
             stage.commit()
-        done[0].dvcfile.dump_stages(done, update_pipeline=False)
-    return len(done), len(present) - len(done), len(stages) - len(present)
+        present[0].dvcfile.dump_stages(present, update_pipeline=False)
+    return len(present), len(stages) - len(present)
 
 
 @contextmanager
-def _ledger() -> Iterator[Any]:
-    """The repository as DVC sees it, no other DVC beside; its errors in one line.
+def _repo() -> Iterator[Any]:
+    """The repository as DVC sees it, with no other DVC at work; its errors in one line.
 
     Raises:
         LedgerError: DVC cannot read it, or cannot write.
@@ -103,8 +86,8 @@ def _ledger() -> Iterator[Any]:
             yield repo
     except DvcException as error:
         cause = error.__cause__ if isinstance(error.__cause__, DvcException) else None
-        said = ": ".join(str(e) for e in (error, cause) if e)
-        raise LedgerError(f"dvc: {' '.join(said.split())}") from None
+        text = ": ".join(str(e) for e in (error, cause) if e)
+        raise LedgerError(f"dvc: {' '.join(text.split())}") from None
 
 
 def _is_recorded(stage: Any) -> bool:
@@ -112,47 +95,55 @@ def _is_recorded(stage: Any) -> bool:
     return all(out.hash_info for out in stage.outs)
 
 
-def _files(stages: list[Any]) -> dict[Path, bool]:
-    """The files of these stages that are there, and whether Snakemake would leave them so."""
-    told = _snakemake("--summary", "--", *map(_target, stages))
-    if told.returncode:
-        raise LedgerError(f"snakemake cannot plan: {_last_line(told)}")
-    rows = csv.DictReader(told.stdout.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
-    found = {Path(row["output_file"]): row["plan"] == "no update" for row in rows}
-    return {path: is_current for path, is_current in found.items() if path.exists()}
-
-
-def _holds(place: Any, files: list[Path]) -> bool:
-    """Whether a stage's file or folder is one of the files, or has one of them in it."""
-    return any(file.is_relative_to(place.def_path) for file in files)
-
-
-def _forged(stage: Any) -> Iterator[str]:
-    """Outputs that dvc.lock has otherwise, while the stage's code, values and inputs are its."""
-    if any(dep.status() for dep in stage.deps):
-        return
-    for out in stage.outs:
-        recorded, known = out.hash_info, out.get_obj()
-        out.save()
-        if out.hash_info == recorded:
-            continue
-        if recorded.isdir and known:
-            # More files than were recorded are no forgery: another tower was trained.
-            for key, (_, content) in known.as_dict().items():
-                if (out.obj.get(key) or (None, None))[1] != content:
-                    yield "/".join([out.def_path, *key])
-        else:
-            yield out.def_path
+def _check_up_to_date(stages: list[Any]) -> None:
+    """Refuse files of these stages that Snakemake would make again."""
+    summary = _snakemake("--summary", "--", *_targets(stages)).stdout
+    rows = csv.DictReader(summary.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
+    plans = {row["output_file"]: row["plan"] for row in rows if Path(row["output_file"]).exists()}
+    stale = [path for path, plan in plans.items() if plan != "no update"]
+    # The summary passes over files that a killed job left: a dry run does not.
+    planned = _snakemake("--dry-run", "--", *plans)
+    if stale or "Nothing to be done" not in planned.stdout + planned.stderr:
+        names = _listed(stale) or "a job was interrupted, or a file of it is missing"
+        raise LedgerError(
+            f"not up to date: {names}. See `snakemake -n`, run snakemake, then record again."
+        )
 
 
 def _differences(stage: Any) -> Iterator[str]:
-    if stage.changed_stage():
-        yield f"{stage.addressing} (another command)"
+    """What is not as dvc.lock has it: outputs, code, values and inputs."""
     for out in stage.outs:
-        # Not `status`: that a file is missing from the cache is no matter here.
-        yield from _lines(out.workspace_status())
+        yield from (f"{path} ({change})" for path, change in _changes(out))
     for dep in stage.deps:
         yield from _lines(dep.status())
+
+
+def _changed_by_hand(stage: Any) -> Iterator[str]:
+    """Outputs that dvc.lock has otherwise, while code, values and inputs are the recorded ones."""
+    if not any(dep.status() for dep in stage.deps):
+        for out in stage.outs:
+            # More files than were recorded are no damage: another tower was trained.
+            yield from (path for path, change in _changes(out) if change != "added")
+
+
+def _changes(out: Any) -> Iterator[tuple[str, str]]:
+    """Yield the files of an output that are not as recorded: path, and what happened to it."""
+    if not out.exists:
+        yield out.def_path, "missing"
+        return
+    recorded, tree = out.hash_info, out.get_obj()
+    out.save()
+    if out.hash_info == recorded:
+        return
+    if not (recorded.isdir and tree and out.hash_info.isdir):
+        yield out.def_path, "modified"
+        return
+    before, after = tree.as_dict(), out.obj.as_dict()
+    for key in sorted({*before, *after}):
+        if key not in after or key not in before:
+            yield "/".join([out.def_path, *key]), "added" if key in after else "missing"
+        elif before[key][1] != after[key][1]:
+            yield "/".join([out.def_path, *key]), "modified"
 
 
 def _lines(status: dict[str, Any]) -> Iterator[str]:
@@ -169,17 +160,22 @@ def _listed(lines: list[str]) -> str:
     return ", ".join(lines[:SHOWN]) + more
 
 
-def _target(stage: Any) -> str:
-    """What the stage's command asks Snakemake for."""
-    command = stage.cmd if isinstance(stage.cmd, str) else stage.cmd[-1]
-    return str(command).rpartition(" -- ")[2]
+def _targets(stages: list[Any]) -> list[str]:
+    """What the stages' commands ask Snakemake for."""
+    commands = [s.cmd if isinstance(s.cmd, str) else s.cmd[-1] for s in stages]
+    return [target for command in commands for target in command.rpartition(" -- ")[2].split()]
 
 
 def _snakemake(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Snakemake.
+
+    Raises:
+        LedgerError: it fails; with the last line of its output.
+    """
     command = [sys.executable, "-m", "snakemake", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
-def _last_line(done: subprocess.CompletedProcess[str]) -> str:
-    lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-    return lines[-1] if lines else f"it ended with {done.returncode}"
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+        reason = lines[-1] if lines else f"exit code {done.returncode}"
+        raise LedgerError(f"snakemake {arguments[0]} failed: {reason}")
+    return done

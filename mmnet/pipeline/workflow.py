@@ -1,7 +1,11 @@
 """What the Snakefile asks of params.yaml, as plain Python: checks, inputs and `params` of rules."""
 
 import json
+import os
+import shutil
+import sys
 from collections.abc import Iterable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -83,15 +87,6 @@ class Workflow:
             return [source / file for file in self._annotation_files(name)]
         return source
 
-    @property
-    def fetched_archives(self) -> list[Path]:
-        """Return what stands for the archives that are not the user's own."""
-        return [
-            self.paths.fetched(self.paths.archive(name))
-            for name in self.profile.archives
-            if self.profile.data.get(name) is None
-        ]
-
     def weights_input(self, tower: str) -> Path | None:
         """Return what stands for a tower's weights; None of one that starts from nothing."""
         config = self.profile.towers[tower]
@@ -121,6 +116,12 @@ class Workflow:
     def scores_of(self, table: str) -> list[Path]:
         return [self.paths.run(*run).scores for run in runs_of(table, self.params)]
 
+    @property
+    def curves(self) -> list[Path]:
+        """Return the epochs of every run."""
+        params = self.params
+        return [self.paths.run(*run).metrics for run in product(params.experiments, params.seeds)]
+
     def needed(self, paths: list[Path]) -> list[Path]:
         """Return files of runs as inputs; none with allow_missing: Snakemake would train them."""
         return [] if self.params.allow_missing else paths
@@ -139,8 +140,17 @@ class Workflow:
         """Return what shapes the predictions of runs."""
         return [json.dumps(config.prediction_values()) for config in configs]
 
-    def configs_of(self, table: str) -> list[Config]:
-        return [self.params.resolve(*run) for run in runs_of(table, self.params)]
+    def table_params(self, table: str) -> dict[str, Any]:
+        """Return what a table of runs depends on, besides their scores."""
+        configs = [self.params.resolve(*run) for run in runs_of(table, self.params)]
+        return {
+            "profile": self.params.profile,
+            "label": self.profile.label,
+            "seeds": self.params.seeds,
+            "runs": self.predictions_of(configs),
+            "labels": [config.tower.label for config in configs],
+            "scores": self.found(self.scores_of(table)),
+        }
 
     # What jobs ask for.
 
@@ -151,9 +161,25 @@ class Workflow:
         return {"mem_mb": job.memory_mb, "runtime": job.minutes, **partition}
 
 
-def as_json(section: BaseModel | None, *, less: set[str] | None = None) -> str:
+def run_without_conda(deployment: Any) -> bool:
+    """Let this Python run the jobs where `--use-conda` finds no conda; return whether it does.
+
+    Snakemake has no public switch for it: `deployment` are its internal settings.
+    """
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    methods = set(deployment.deployment_method) if deployment else set()
+    conda = {method for method in methods if method.name == "CONDA"}
+    if not conda or shutil.which("conda"):
+        return False
+    deployment.deployment_method = methods - conda
+    return True
+
+
+def as_json(section: BaseModel | dict[str, Any] | None, *, less: set[str] | None = None) -> str:
     """Return a slice of the parameters for a rule's `params`."""
-    return json.dumps(section.model_dump(mode="json", exclude=less) if section else None)
+    if isinstance(section, BaseModel):
+        section = section.model_dump(mode="json", exclude=less)
+    return json.dumps(section)
 
 
 def gpus(device: str, processes: int = 1) -> int:

@@ -1,57 +1,44 @@
 """Clones with git and DVC, their mini profile cut down to two quick runs and Table 1."""
 
-import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from support.project import copy_project, edited_params
+from support.project import copy_project, tool
 from support.tiny import ROOT
 
 PARTS = [".dvc/config", ".dvc/.gitignore", ".dvc/plots", ".dvcignore", ".gitignore", "dvc.yaml"]
-STAGES = {"archives", "prepare_table", "unpack_images", "towers"} | {
-    *("train_mmnet", "predict_masks", "score_run", "write_table1", "write_curves")
-}
-"""Those of the two runs; the others' are planned, not run."""
 TARGETS = ["results/table1.tex", "results/curves.csv"]
+"""What the two runs suffice for; it stands for `all`."""
 
 
-def ledger_project(folder: Path, *, tiny: bool = True) -> Path:
+def dvc_project(folder: Path) -> Path:
     """Copy what a user has after cloning, dvc.lock left out."""
-    return with_ledger(copy_project(folder, tiny=tiny), tiny=tiny)
+    return with_dvc(copy_project(folder))
 
 
-def with_ledger(folder: Path, *, tiny: bool = True) -> Path:
+def with_dvc(folder: Path, *, tiny: bool = True) -> Path:
     """Add git and DVC to a copied project."""
     for part in PARTS:
         (folder / part).parent.mkdir(exist_ok=True)
         copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
         copy(ROOT / part, folder / part)
     if tiny:
-        cut_ledger(folder)
+        stages = yaml.safe_load((folder / "dvc.yaml").read_text())
+        del stages["stages"]["figures"], stages["plots"][-1]
+        results = stages["stages"]["results"]
+        command, _, target = results["cmd"].rpartition(" -- ")
+        assert target == "all"
+        results["cmd"] = f"{command} -- {' '.join(TARGETS)}"
+        (folder / "dvc.yaml").write_text(yaml.safe_dump(stages, sort_keys=False))
     git(folder, "init", "--quiet")
     git(folder, "add", "--all")
     git(folder, "commit", "--quiet", "--message", "clone")
     return folder
-
-
-def cut_ledger(folder: Path) -> None:
-    """Leave the stages of the runs that params.yaml was cut down to."""
-    with edited_params(folder) as params:
-        kept = params["experiments"]
-    ledger = yaml.safe_load((folder / "dvc.yaml").read_text())
-    ledger["stages"] = {name: stage for name, stage in ledger["stages"].items() if name in STAGES}
-    ledger["plots"] = [plot for plot in ledger["plots"] if isinstance(plot, dict)]
-    table = ledger["stages"]["write_table1"]
-    table["deps"] = [
-        dep for dep in table["deps"] if not dep.startswith("scores/") or Path(dep).name in kept
-    ]
-    (folder / "dvc.yaml").write_text(yaml.safe_dump(ledger, sort_keys=False))
 
 
 def clone_of(origin: Path, folder: Path) -> Path:
@@ -67,24 +54,28 @@ def git(folder: Path, *arguments: str) -> str:
     return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
 
 
-def tool(folder: Path, *command: str, **environment: str) -> Any:
-    """Run dvc or mmnet as a user would, conda not on the PATH."""
-    bare = os.pathsep.join([str(Path(sys.executable).parent), "/usr/bin", "/bin"])
-    return subprocess.run(
-        [sys.executable, "-m", *command],
-        cwd=folder,
-        env={**os.environ, "PATH": bare, **environment},
-        capture_output=True,
-        text=True,
-        timeout=400,
-    )
-
-
 def dvc(folder: Path, *arguments: str, **environment: str) -> str:
     """Run DVC, which must succeed; return what it printed."""
     result = tool(folder, "dvc", *arguments, **environment)
     assert result.returncode == 0, result.stdout + result.stderr
     return str(result.stdout)
+
+
+def refusal(folder: Path, command: str, *arguments: str, **environment: str) -> str:
+    """Return the one line with which `mmnet record` or `adopt` refuses; dvc.lock stays."""
+    lock = folder / "dvc.lock"
+    before = lock.read_bytes() if lock.exists() else None
+    refused = tool(folder, "mmnet", command, *arguments, **environment)
+    assert refused.returncode == 1, refused.stderr
+    assert refused.stderr.count("\n") == 1, refused.stderr
+    assert (lock.read_bytes() if lock.exists() else None) == before
+    return str(refused.stderr)
+
+
+def recorded(folder: Path) -> dict[str, Any]:
+    """Return dvc.lock's stages."""
+    stages: dict[str, Any] = yaml.safe_load((folder / "dvc.lock").read_text())["stages"]
+    return stages
 
 
 def stages_run(output: str) -> list[str]:

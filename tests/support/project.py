@@ -1,5 +1,6 @@
-"""A copy of the project as after cloning, and Snakemake run in it."""
+"""A copy of the project as after cloning, and the tools run in it."""
 
+import csv
 import os
 import re
 import shutil
@@ -13,8 +14,6 @@ import yaml
 from support.tiny import ROOT
 
 PARTS = ["Snakefile", "workflow", "profiles", "mmnet", "params.yaml", "environment.yml"]
-
-
 TINY: dict[str, Any] = {
     "shapes": {
         "seed": 0,
@@ -28,12 +27,14 @@ TINY: dict[str, Any] = {
     "train": {"epochs": 1, "batch_size": 4},
     "pretrain": {"steps": 2, "batch_size": 8},
 }
+BARE_PATH = os.pathsep.join([str(Path(sys.executable).parent), "/usr/bin", "/bin"])
+"""A PATH without conda."""
 
 
 def copy_project(folder: Path, *, tiny: bool = True) -> Path:
     """Copy what a user has after cloning, with the mini profile cut down to two quick runs.
 
-    Without MLflow, whose own tests are in test_tracking.py: its import takes a second a job.
+    Without MLflow, which has tests of its own: its import takes a second a job.
     """
     folder.mkdir(exist_ok=True)
     for part in PARTS:
@@ -42,15 +43,31 @@ def copy_project(folder: Path, *, tiny: bool = True) -> Path:
             shutil.copytree(ROOT / part, folder / part, ignore=ignore)
         else:
             shutil.copy(ROOT / part, folder / part)
-    params_file = folder / "params.yaml"
-    params_file.write_text(params_file.read_text().replace("{enabled: true", "{enabled: false"))
-    if tiny:
-        with edited_params(folder) as params:
+    with edited_params(folder) as params:
+        params["mlflow"]["enabled"] = False
+        if tiny:
             for section, values in TINY.items():
                 params["profiles"]["mini"][section].update(values)
             params["experiments"] = {
                 name: params["experiments"][name] for name in ("refcoco_vit_b", "refcocog_vit_b")
             }
+    return folder
+
+
+def copy_as_if_made(folder: Path, **values: Any) -> Path:
+    """Copy the project as it would be after everything is made, each output an empty file.
+
+    `values` are keys of params.yaml.
+    """
+    copy_project(folder, tiny=False)
+    with edited_params(folder) as params:
+        params.update(values)
+    for job in summary(folder):
+        path = folder / job["output_file"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    touched = snakemake(folder, "--touch", "--forceall", "--cores", "1", "--", "all")
+    assert touched.returncode == 0, touched.stderr
     return folder
 
 
@@ -65,20 +82,39 @@ class edited_params:
         return self.params
 
     def __exit__(self, *error: object) -> None:
-        self.path.write_text(yaml.safe_dump(self.params))
+        self.path.write_text(yaml.safe_dump(self.params, sort_keys=False))
 
 
-def snakemake(folder: Path, *arguments: str, path: str | None = None, timeout: float = 400) -> Any:
-    """Run Snakemake as a user would, on a PATH without conda unless one is given."""
-    bare = os.pathsep.join([str(Path(sys.executable).parent), "/usr/bin", "/bin"])
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text, f"{path} has no {old!r}"
+    path.write_text(text.replace(old, new))
+
+
+def tool(
+    folder: Path, *command: str, timeout: float = 400, path: str | None = None, **environment: str
+) -> Any:
+    """Run snakemake, dvc or mmnet as a user would, on a PATH without conda unless one is given."""
     return subprocess.run(
-        [sys.executable, "-m", "snakemake", "--use-conda", *arguments],
+        [sys.executable, "-m", *command],
         cwd=folder,
-        env={**os.environ, "PATH": path or bare},
+        env={**os.environ, "PATH": path or BARE_PATH, **environment},
         capture_output=True,
         text=True,
         timeout=timeout,
     )
+
+
+def snakemake(folder: Path, *arguments: str, path: str | None = None, timeout: float = 400) -> Any:
+    return tool(folder, "snakemake", "--use-conda", *arguments, path=path, timeout=timeout)
+
+
+def refused(result: Any) -> str:
+    """Return what a command said that failed, as it should: without a traceback."""
+    output: str = result.stdout + result.stderr
+    assert result.returncode != 0, output
+    assert "Traceback" not in output, output
+    return output
 
 
 def planned(result: Any) -> dict[str, int]:
@@ -91,3 +127,16 @@ def planned(result: Any) -> dict[str, int]:
     counts = {name: int(count) for name, count in re.findall(r"(\w+) +(\d+)", stats[1])}
     counts.pop("total")
     return counts
+
+
+def trainings(result: Any) -> list[str]:
+    """Return the runs whose training a dry run plans, as 'nq_1 seed 0'."""
+    found = re.findall(r"Training (\w+), (seed \d+)\n", result.stderr + result.stdout)
+    return sorted({" ".join(run) for run in found})
+
+
+def summary(folder: Path) -> list[dict[str, str]]:
+    """Return each output file of the whole workflow, with its rule and input files."""
+    result = snakemake(folder, "--detailed-summary")
+    assert result.returncode == 0, result.stderr
+    return list(csv.DictReader(result.stdout.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE))

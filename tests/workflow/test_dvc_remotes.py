@@ -17,9 +17,10 @@ from moto.moto_server.werkzeug_app import (
 )
 from werkzeug.serving import WSGIRequestHandler, make_server
 
-from support.dvc_project import clone_of, dvc, git, ledger_project, tool
+from support.dvc_project import clone_of, dvc, dvc_project, git
+from support.project import refused, tool
 
-pytestmark = pytest.mark.xdist_group("ledger")
+pytestmark = pytest.mark.xdist_group("remotes")
 
 KEYS = {
     "AWS_ACCESS_KEY_ID": "test",
@@ -34,16 +35,16 @@ FILES = {
     "runs/mini/refcoco_vit_b/seed0/checkpoint.pt": os.urandom(300_000),
     "runs/mini/refcoco_vit_b/seed0/metrics.jsonl": b"{}\n",
     "runs/mini/refcoco_vit_b/seed0/predictions.png": os.urandom(20_000),
+    "runs/mini/refcoco_vit_b/seed0/run.json": b"{}",
     "clip/mini/vit_b.pt": os.urandom(200_000),
     "data/mini/images.tsv": b"images",
     **{f"data/mini/images/{n}.jpg": os.urandom(5_000) for n in range(8)},
     **{f"data/mini/refcoco{n}.parquet": os.urandom(9_000) for n in ("", "+", "g")},
 }
 """What would be there after a run, as far as a remote can tell."""
-RUN = "mini-refcoco_vit_b-0"
-STAGES = [f"score_run@{RUN}", f"predict_masks@{RUN}", f"train_mmnet@{RUN}", "unpack_images@mini"]
-FEW = STAGES[:3]
-"""Six files: each that a broken remote fails to serve is tried five times."""
+STAGES = ["scores@mini-refcoco_vit_b-0", "runs@mini-refcoco_vit_b-0", "data@mini"]
+FEW = STAGES[:2]
+"""Seven files: each that a broken remote fails to serve is tried five times."""
 
 
 class Quiet(WSGIRequestHandler):
@@ -101,13 +102,11 @@ def server() -> Iterator[tuple[Server, str]]:
 @pytest.fixture(scope="module")
 def authors(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone with files and their records."""
-    folder = ledger_project(tmp_path_factory.mktemp("authors") / "clone")
+    folder = dvc_project(tmp_path_factory.mktemp("authors") / "clone")
     for path, content in FILES.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(content)
-    (folder / "data/mini/archives").mkdir()
-    for stage in STAGES:
-        dvc(folder, "commit", "--force", stage)
+    dvc(folder, "commit", "--force", *STAGES)
     git(folder, "add", "--all")
     git(folder, "commit", "--quiet", "--message", "results")
     return folder
@@ -135,56 +134,38 @@ def test_what_is_pushed_to_s3_is_pulled_byte_for_byte(recorded: Path, tmp_path: 
     clone = clone_of(recorded, tmp_path / "clone")
     dvc(clone, "pull", *STAGES, **KEYS)
     # clip/ is read by the run, and made by none of these stages.
-    for path in [path for path in FILES if not path.startswith(("clip/", "data/mini/ref"))]:
+    for path in [path for path in FILES if not path.startswith("clip/")]:
         assert (clone / path).read_bytes() == FILES[path], path
 
 
-def test_a_push_that_breaks_off_is_an_error_and_goes_on_later(
+def test_what_breaks_off_is_an_error_and_resumes_later(
     recorded: Path, server: tuple[Server, str], tmp_path: Path
 ) -> None:
     app, _ = server
-    app.objects_left = 2
-    broken = tool(recorded, "dvc", "push", *FEW, **KEYS)
-    assert broken.returncode != 0
-    assert "files failed to" in broken.stderr
-    assert "Traceback" not in broken.stdout + broken.stderr
-    assert git(recorded, "status", "--porcelain") == ""
-    app.objects_left = 10**6
-    dvc(recorded, "push", *FEW, **KEYS)
-    dvc(clone_of(recorded, tmp_path / "clone"), "pull", *FEW, **KEYS)
-
-
-def test_a_pull_that_breaks_off_is_an_error_and_goes_on_later(
-    recorded: Path, server: tuple[Server, str], tmp_path: Path
-) -> None:
-    app, _ = server
-    dvc(recorded, "push", *FEW, **KEYS)
     clone = clone_of(recorded, tmp_path / "clone")
-    app.objects_left = 2
-    broken = tool(clone, "dvc", "pull", *FEW, **KEYS)
-    assert broken.returncode != 0
-    assert "files failed to" in broken.stderr
-    assert "Traceback" not in broken.stdout + broken.stderr
-    assert git(clone, "status", "--porcelain") == ""
-    assert_whole(clone / ".dvc" / "cache")
-    for path in FILES:
-        assert not (clone / path).exists() or (clone / path).read_bytes() == FILES[path]
-    app.objects_left = 10**6
-    dvc(clone, "pull", *FEW, **KEYS)
+    for folder, command in ((recorded, "push"), (clone, "pull")):
+        app.objects_left = 2
+        assert "ERROR" in refused(tool(folder, "dvc", command, *FEW, **KEYS))
+        assert git(folder, "status", "--porcelain") == ""
+        assert_whole(folder / ".dvc" / "cache")
+        for path in FILES:
+            assert not (folder / path).exists() or (folder / path).read_bytes() == FILES[path]
+        app.objects_left = 10**6
+        dvc(folder, command, *FEW, **KEYS)
     assert (clone / "runs/mini/refcoco_vit_b/seed0/checkpoint.pt").exists()
 
 
 @pytest.mark.parametrize(
-    ("case", "said"),
+    ("case", "named"),
     [
         ("unauthorised", "Forbidden"),
-        ("unreachable", 'Could not connect to the endpoint URL: "http://127.0.0.1:9/'),
-        ("no bucket", "The specified bucket does not exist"),
+        ("unreachable", "http://127.0.0.1:9/"),
+        ("no bucket", "bucket does not exist"),
         ("no remote", "no remote specified"),
     ],
 )
 def test_a_remote_that_does_not_serve_says_why_and_nothing_is_lost(
-    case: str, said: str, recorded: Path, server: tuple[Server, str]
+    case: str, named: str, recorded: Path, server: tuple[Server, str]
 ) -> None:
     if case == "unauthorised":
         server[0].refuses = True
@@ -194,10 +175,8 @@ def test_a_remote_that_does_not_serve_says_why_and_nothing_is_lost(
         dvc(recorded, "remote", "modify", "--local", "store", "url", "s3://nowhere/store")
     else:
         (recorded / ".dvc" / "config.local").unlink()
-    failed = tool(recorded, "dvc", "push", *FEW, **KEYS)
-    assert failed.returncode != 0
-    assert said in next(line for line in failed.stderr.splitlines() if line.startswith("ERROR"))
-    assert "Traceback" not in failed.stdout + failed.stderr
+    output = refused(tool(recorded, "dvc", "push", *FEW, **KEYS))
+    assert named in next(line for line in output.splitlines() if line.startswith("ERROR"))
     assert git(recorded, "status", "--porcelain") == ""
     assert_whole(recorded / ".dvc" / "cache")
     assert all((recorded / path).read_bytes() == content for path, content in FILES.items())

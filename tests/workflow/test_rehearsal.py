@@ -8,6 +8,7 @@ it is, 480 pixels and true towers; it takes many minutes, 16 GB of disk and 12 o
 import hashlib
 import json
 import pickle
+import re
 import shutil
 import threading
 import zipfile
@@ -23,7 +24,7 @@ import pytest
 
 from mmnet.benchmark.scenes import write_mirror
 from support.openai_files import write_openai_file
-from support.project import copy_project, edited_params, planned, snakemake
+from support.project import copy_project, edited_params, planned, refused, snakemake
 
 pytestmark = pytest.mark.xdist_group("rehearsal")
 
@@ -90,18 +91,19 @@ def pack_like_the_originals(drawn: Path, folder: Path) -> dict[str, Any]:
     return counts
 
 
-def digest(path: Path, algorithm: str) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, algorithm).hexdigest()
+def source(path: Path, address: str, algorithm: str) -> dict[str, Any]:
+    """Return what params.yaml says of a file that is served; its first address is dead."""
+    return {
+        "urls": [f"{address}/dead/{path.name}", f"{address}/{path.name}"],
+        "bytes": path.stat().st_size,
+        algorithm: hashlib.new(algorithm, path.read_bytes()).hexdigest(),
+    }
 
 
 def point_at_mirror(
     folder: Path, mirror: tuple[Path, str], *, images: Any, image_sizes: Any
-) -> dict[str, str]:
-    """Serve archives and weights, and write their addresses, sizes and checksums into params.yaml.
-
-    Every first address is dead. Returns the towers' architectures.
-    """
+) -> None:
+    """Serve archives and weights, and write their addresses and checksums into params.yaml."""
     root, address = mirror
     drawn = folder / "drawn"
     write_mirror(drawn, seed=0, image_sizes=image_sizes, images=images)
@@ -109,31 +111,21 @@ def point_at_mirror(
     with edited_params(folder) as params:
         params["profile"] = "paper"
         paper = params["profiles"]["paper"]
-        for name, source in paper["archives"].items():
-            path = root / f"{name}.zip"
-            urls = [f"{address}/dead/{name}.zip", f"{address}/{name}.zip"]
-            source.update(urls=urls, bytes=path.stat().st_size)
-            algorithm = "md5" if "md5" in source else "sha256"
-            source[algorithm] = digest(path, algorithm)
+        for name, archive in paper["archives"].items():
+            algorithm = "md5" if "md5" in archive else "sha256"
+            paper["archives"][name] = source(root / f"{name}.zip", address, algorithm)
         for name, dataset in paper["datasets"].items():
             assert dataset["counts"].keys() == counts[name].keys()
             dataset["counts"] = counts[name]
         for number, tower in enumerate(("vit_b", "vit_l")):
             path = root / f"{tower}.pt"
             write_openai_file(paper["towers"][tower]["architecture"], path, seed=number)
-            urls = [f"{address}/dead/{tower}.pt", f"{address}/{tower}.pt"]
-            size = path.stat().st_size
-            paper["weights"][tower] = {
-                "urls": urls,
-                "bytes": size,
-                "sha256": digest(path, "sha256"),
-            }
+            paper["weights"][tower] = source(path, address, "sha256")
         paper["train"]["epochs"] = 1
-        return {name: tower["architecture"] for name, tower in paper["towers"].items()}
 
 
 def make_small(folder: Path) -> None:
-    """Give the copied project towers and a model that a test has the time for."""
+    """Give the copied project towers, a model and runs that a test has the time for."""
     towers = folder / "mmnet" / "model" / "towers"
     with edited_params(folder) as params:
         paper = params["profiles"]["paper"]
@@ -147,23 +139,23 @@ def make_small(folder: Path) -> None:
             (towers / f"{small}.json").write_text(json.dumps(definition))
             open_clip.add_model_config(towers / f"{small}.json")
             paper["towers"][tower]["architecture"] = small
+        kept = ("refcoco_vit_b", "refcoco_plus_vit_l", "refcocog_vit_b")
+        params["experiments"] = {name: params["experiments"][name] for name in kept}
         paper["model"].update(SMALL_MODEL)
         paper["train"]["batch_size"] = 4
 
 
-def assert_rehearsed(folder: Path, result: Any) -> None:
+def assert_rehearsed(folder: Path, result: Any, *, towers: int) -> None:
     output = result.stdout + result.stderr
     assert result.returncode == 0, output[-5000:]
     assert "Traceback" not in output
     table = pd.read_csv(folder / "results" / "table1.csv")
-    ours = table[table["method"] == "MMNet (this run)"]
+    ours = table[table["profile"] == "paper"]
     assert set(ours["backbone"]) == {"ViT-B", "ViT-L"}
-    assert set(ours["profile"]) == {"paper"}
-    assert len(ours) == 2 * (3 + 3 + 2) * 7
-    assert "Below, ours: profile paper, seed 0." in (folder / "results" / "table1.md").read_text()
+    assert len(ours) == towers * (3 + 3 + 2) * 7
     assert (folder / "data" / "paper" / "archives" / "train2014.zip.sha256").exists()
     assert "999999" not in (folder / "data" / "paper" / "images.tsv").read_text()
-    assert "dead/refcoco.zip: 404" in output
+    assert "dead/refcoco.zip: 404" in output  # and the next mirror was taken
     # The largest file may go, once its images are out.
     (folder / "data" / "paper" / "archives" / "train2014.zip").unlink()
     assert planned(snakemake(folder, "-n", "results/table1.tex")) == {}
@@ -176,7 +168,7 @@ def test_the_papers_rules_run_from_download_to_table(
     make_small(folder)
     point_at_mirror(folder, mirror, images=SMALL_IMAGES, image_sizes=[[96, 72], [72, 96]])
     result = snakemake(folder, "--cores", "2", "results/table1.tex")
-    assert_rehearsed(folder, result)
+    assert_rehearsed(folder, result, towers=1)
 
 
 @pytest.mark.paper_size
@@ -186,7 +178,7 @@ def test_the_papers_rules_run_at_true_size(mirror: tuple[Path, str], tmp_path: P
         params["profiles"]["paper"]["train"]["batch_size"] = 2
     point_at_mirror(folder, mirror, images=ONE_IMAGE, image_sizes=[[640, 480], [480, 640]])
     result = snakemake(folder, "--cores", "2", "results/table1.tex", timeout=3600)
-    assert_rehearsed(folder, result)
+    assert_rehearsed(folder, result, towers=2)
 
 
 def test_copies_of_ones_own_are_read_where_they_lie_and_counted(
@@ -211,10 +203,9 @@ def test_copies_of_ones_own_are_read_where_they_lie_and_counted(
         for name in [n for n, e in params["experiments"].items() if e["dataset"] == "refcocog"]:
             del params["experiments"][name]
     before = {path: path.stat().st_mtime_ns for path in own.rglob("*")}
-    result = snakemake(folder, "--cores", "2", "data/paper/images.tsv")
-    assert result.returncode != 0
+    output = refused(snakemake(folder, "--cores", "2", "data/paper/images.tsv"))
     wrong = paper["datasets"]["refcoco+"]["counts"]["val"]["sentences"]
-    assert f"{wrong - 1} sentences, published {wrong}" in result.stdout + result.stderr
+    assert re.search(rf"\b{wrong - 1}\b.*\b{wrong}\b", output)
     assert (folder / "data" / "paper" / "refcoco.parquet").exists()
     assert not (folder / "data" / "paper" / "refcoco+.parquet").exists()
     with edited_params(folder) as params:
@@ -226,13 +217,3 @@ def test_copies_of_ones_own_are_read_where_they_lie_and_counted(
     assert images
     assert all(image.resolve().is_relative_to(own) for image in images)
     assert before == {path: path.stat().st_mtime_ns for path in own.rglob("*")}
-
-
-def test_a_copy_that_does_not_exist_is_refused_before_any_job(tmp_path: Path) -> None:
-    folder = copy_project(tmp_path, tiny=False)
-    data = "profiles={paper: {data: {train2014: /nowhere/train2014.zip}}}"
-    result = snakemake(folder, "-n", "results/table1.tex", "--config", "profile=paper", data)
-    assert result.returncode != 0
-    output = result.stdout + result.stderr
-    assert "profiles.paper.data.train2014: /nowhere/train2014.zip: No such file" in output
-    assert "Traceback" not in output

@@ -1,7 +1,9 @@
 from mmnet.report.claims.statements import wanted_runs
 
-CLAIM_RUNS = [run for run in wanted_runs(PARAMS) if run[0] in PARAMS.experiments]
-CLAIM_ROWS = [PATHS.run(*run).rows for run in CLAIM_RUNS]
+CLAIM_RUNS = [
+    PARAMS.resolve(*run) for run in wanted_runs(PARAMS) if run[0] in PARAMS.experiments
+]
+CLAIM_ROWS = [PATHS.run(run.experiment, run.seed).rows for run in CLAIM_RUNS]
 
 
 rule write_claims:
@@ -26,7 +28,7 @@ rule write_claims:
         label=PROFILE.label,
         procedural=PROFILE.shapes is not None,
         seeds=PARAMS.seeds,
-        runs=WORKFLOW.predictions_of(PARAMS.resolve(*run) for run in CLAIM_RUNS),
+        runs=WORKFLOW.predictions_of(CLAIM_RUNS),
         rows=WORKFLOW.found(CLAIM_ROWS),
         code=code_hash("claims"),
         page=code_hash("pages"),

@@ -1,14 +1,10 @@
-import json
-import os
 import re
-import shutil
 import sys
 from pathlib import Path
 
 import yaml
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
-from snakemake_interface_executor_plugins.settings import DeploymentMethod
 
 sys.path.insert(0, workflow.basedir)
 
@@ -17,26 +13,13 @@ from mmnet.config.load import load_params, write_resolved
 from mmnet.config.overrides import overrides_between
 from mmnet.config.paths import RESULTS
 from mmnet.config.tables import TABLES, TITLES, shown_run, without_mmp
-from mmnet.pipeline.workflow import Workflow, as_json, cores, gpus
+from mmnet.pipeline.workflow import Workflow, as_json, cores, gpus, run_without_conda
 from mmnet.runtime.errors import MMNetError
 
 ENVIRONMENT = "../../environment.yml"
 
-# --use-conda must work where there is no conda too: this Python then runs the jobs. Snakemake has
-# no public switch for it (tests/workflow notices should the internal one change).
-deployment = workflow.deployment_settings
-if (
-    deployment
-    and DeploymentMethod.CONDA in deployment.deployment_method
-    and not shutil.which("conda")
-):
-    deployment.deployment_method = set(deployment.deployment_method) - {
-        DeploymentMethod.CONDA
-    }
+if run_without_conda(workflow.deployment_settings):
     logger.warning("No conda on the PATH: the jobs run in this Python's environment.")
-os.environ["PATH"] = os.pathsep.join(
-    [str(Path(sys.executable).parent), os.environ["PATH"]]
-)
 
 PARAMS_FILE = Path("params.yaml")
 OVERRIDES = overrides_between(

@@ -39,14 +39,6 @@ rule fetch_archive:
         "mmnet download {wildcards.archive} 2>&1 | tee {log}"
 
 
-# All that the profile reads, less the user's own copies.
-rule archives:
-    input:
-        WORKFLOW.fetched_archives,
-    message:
-        "The archives are there"
-
-
 rule prepare_table:
     input:
         lambda wildcards: WORKFLOW.archive_input(wildcards.dataset),
@@ -59,8 +51,9 @@ rule prepare_table:
     resources:
         **WORKFLOW.resources("prepare"),
     params:
+        # The table has every split and whole sentences, whatever is evaluated.
         dataset=lambda wildcards: as_json(
-            PROFILE.datasets[wildcards.dataset], less={"max_length"}
+            PROFILE.datasets[wildcards.dataset], less={"max_length", "splits"}
         ),
         code=code_hash("prepare"),
     message:

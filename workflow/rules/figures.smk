@@ -14,12 +14,7 @@ rule write_figure4:
     conda:
         ENVIRONMENT
     params:
-        profile=PARAMS.profile,
-        label=PROFILE.label,
-        seeds=PARAMS.seeds,
-        runs=WORKFLOW.predictions_of(WORKFLOW.configs_of("table2")),
-        labels=[config.tower.label for config in WORKFLOW.configs_of("table2")],
-        scores=WORKFLOW.found(WORKFLOW.scores_of("table2")),
+        **WORKFLOW.table_params("table2"),
         code=code_hash("figures"),
     message:
         "Drawing Figure 4"
@@ -75,6 +70,14 @@ rule read_queries:
         "Reading the queries of {wildcards.experiment}"
     shell:
         "mmnet queries --experiment {wildcards.experiment} --seed {wildcards.seed} 2>&1 | tee {log}"
+
+
+# What Figures 5 and 6 are drawn from.
+rule figures:
+    input:
+        lambda wildcards: [shown().examples, shown().queries],
+    message:
+        "The data of Figures 5 and 6 are there"
 
 
 rule write_figure5:

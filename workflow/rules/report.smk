@@ -19,13 +19,8 @@ for TABLE in TABLES:
         conda:
             ENVIRONMENT
         params:
+            **WORKFLOW.table_params(TABLE),
             table=TABLE,
-            profile=PARAMS.profile,
-            label=PROFILE.label,
-            seeds=PARAMS.seeds,
-            runs=WORKFLOW.predictions_of(WORKFLOW.configs_of(TABLE)),
-            labels=[config.tower.label for config in WORKFLOW.configs_of(TABLE)],
-            scores=WORKFLOW.found(WORKFLOW.scores_of(TABLE)),
             code=code_hash("tables"),
             page=code_hash("pages"),
         message:
@@ -88,16 +83,9 @@ rule write_parameters:
         "mmnet report parameters 2>&1 | tee {log}"
 
 
-CURVES = [
-    PATHS.run(name, seed).metrics
-    for name in PARAMS.experiments
-    for seed in PARAMS.seeds
-]
-
-
 rule write_curves:
     input:
-        WORKFLOW.needed(CURVES),
+        WORKFLOW.needed(WORKFLOW.curves),
     output:
         RESULTS / "curves.csv",
     log:
@@ -108,7 +96,7 @@ rule write_curves:
         profile=PARAMS.profile,
         seeds=PARAMS.seeds,
         runs=list(PARAMS.experiments),
-        metrics=WORKFLOW.found(CURVES),
+        metrics=WORKFLOW.found(WORKFLOW.curves),
         code=code_hash("pages"),
     message:
         "Collecting the training curves"

@@ -76,7 +76,7 @@ rule train_mmnet:
         **WORKFLOW.resources("train"),
         gpu=run_gpus,
     params:
-        values=lambda wildcards: json.dumps(run_config(wildcards).training_values()),
+        values=lambda wildcards: as_json(run_config(wildcards).training_values()),
         code=lambda wildcards: code_hash("train", run_config(wildcards)),
     message:
         "Training {wildcards.experiment}, seed {wildcards.seed}"
