@@ -29,24 +29,20 @@ IDS = ["split", "ref_id", "ann_id", "image_id", "sent_id"]
 
 
 def predict(
-    model: MMNet,
-    batches: Iterable[ImageBatch],
-    *,
-    threshold: float,
-    device: torch.device,
-    remedy: str = "Lower evaluate.batch_size.",
+    model: MMNet, batches: Iterable[ImageBatch], *, threshold: float, device: torch.device
 ) -> pd.DataFrame:
     """Return a row per sentence: ids, intersection and union in pixels.
 
     Raises:
-        TrainingError: the device's memory does not suffice; `remedy` says what to do.
+        TrainingError: the device's memory does not suffice.
     """
     try:
         tables = [_count(batch, _masks(model, batch, threshold, device)) for batch in batches]
     except torch.OutOfMemoryError as error:
         reason = str(error).splitlines()[0][:120]
         raise TrainingError(
-            f"evaluating: {device} has too little memory ({reason}). {remedy}"
+            f"evaluating: {device} has too little memory ({reason}). Lower evaluate.batch_size; "
+            "while training, train.val_batch_size, which makes it another training."
         ) from None
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 

@@ -16,7 +16,7 @@ class MaskProjector(nn.Module):
     F_p = linear(Up(Conv(Up(F_s)))). Reading: Conv is 3x3 with BatchNorm and ReLU. As W_p's ReLU
     lets no kernel be negative, F_p ends in a linear 1x1, or no logit could be.
 
-    All after Conv is linear, so the mask is had at half the cost, exactly, without making F_p:
+    All after Conv is linear, so the mask costs half as much, exactly, without making F_p:
     nine maps, one per tap of the kernel, at Conv's resolution; Up; shift; sum.
     """
 

@@ -15,6 +15,7 @@ PROGRESS = "track"
 UNSEEN_IMPORTS = {
     *("__future__", "typing", "collections.abc"),
     *("mmnet.runtime.errors", "mmnet.runtime.files", "mmnet.runtime.progress"),
+    "mmnet.train.advice",
 }
 """Modules from which an import changes no number."""
 SKIPPED_FIELDS = {

@@ -169,7 +169,6 @@ def validate(
             stop.watch(batches) if world.size == 1 else batches,
             threshold=config.train.val_threshold,
             device=device,
-            remedy="Lower train.val_batch_size, which makes it another training.",
         )
     return gathered(rows)
 

@@ -165,8 +165,10 @@ def resume(state: RunState, path: Path) -> None:
         # From a GPU with bf16 to one without, or back, the scale starts from its default.
         state.scaler.load_state_dict(content["scaler"])
     state.history, state.losses = content["history"], content["losses"]
-    steps = f" and {len(state.losses)} steps" if state.losses else ""
-    say(f"resuming after epoch {state.epoch}{steps}, from {path}")
+    say(
+        f"resuming after epoch {state.epoch}"
+        f"{f' and {len(state.losses)} steps' if state.losses else ''}, from {path}"
+    )
 
 
 def is_finished(work: WorkPaths, identity: Identity) -> bool:

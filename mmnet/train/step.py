@@ -17,9 +17,10 @@ from mmnet.data.transforms import normalise
 from mmnet.model.clip import recompute
 from mmnet.model.mmnet import MMNet
 from mmnet.runtime.distributed import World
-from mmnet.runtime.errors import ConfigError, TrainingError
-from mmnet.runtime.progress import readable, say
+from mmnet.runtime.errors import ConfigError
+from mmnet.runtime.progress import say
 from mmnet.runtime.signals import Stop
+from mmnet.train.advice import out_of_memory
 from mmnet.train.recipe import mask_loss, parameter_groups
 from mmnet.train.run_state import RunState
 
@@ -73,11 +74,11 @@ class Stepper:
         if config.train.compile:
             forward = torch.compile(forward)  # type: ignore[assignment]
         if world.size > 1:
-            # The strides of a 1x1 kernel are nobody's: what DDP warns of costs nothing.
+            # DDP warns of the strides of 1x1 kernels, which cost nothing.
             warnings.filterwarnings("ignore", message="Grad strides do not match")
-            # None is unused. But otherwise DDP would lay its buckets anew after its first step,
-            # and of three processes or more add up in another order: a resumed run would not be
-            # the same run.
+            # No parameter is unused. But otherwise DDP would rebuild its buckets after its first
+            # step, and three processes or more would then sum in another order: a resumed run
+            # would not be the same run.
             forward = DistributedDataParallel(forward, find_unused_parameters=True)
         self.forward = forward
 
@@ -85,8 +86,8 @@ class Stepper:
         return self
 
     def __exit__(self, *error: object) -> None:
-        # DDP's C++ must not outlive the group of processes: freed last, with Python's lock held,
-        # it can wait for ever for a thread of gloo's that waits for this lock.
+        # DDP's C++ must not outlive the process group: freed last, while it holds the GIL,
+        # it can deadlock with a thread of gloo that waits for this lock.
         self.forward = self.state.model
 
     def items(self, number: int) -> range:
@@ -122,7 +123,13 @@ class Stepper:
                 state.scaler.update()
                 state.losses.append(loss)
         except torch.OutOfMemoryError as error:
-            raise TrainingError(self._advice(str(error))) from None
+            raise out_of_memory(
+                self.config,
+                self.device,
+                part_size=self.part_size,
+                processes=self.world.size,
+                reason=str(error),
+            ) from None
         return loss
 
     def is_anyone_asked(self) -> bool:
@@ -149,38 +156,3 @@ class Stepper:
             return False
         self.last_save = time.monotonic()
         return True
-
-    def _advice(self, reason: str) -> str:
-        train = self.config.train
-        more = next(
-            (
-                n
-                for n in range(train.accumulate + 1, train.batch_size + 1)
-                if train.batch_size % (n * self.world.size) == 0
-            ),
-            None,
-        )
-        card = ""
-        if self.device.type == "cuda":
-            total = torch.cuda.get_device_properties(self.device).total_memory
-            peak = torch.cuda.max_memory_allocated(self.device)
-            card = f" ({readable(peak)} taken of {readable(total)})"
-        cures = []
-        if more:
-            part = train.batch_size // (more * self.world.size)
-            cures.append(f"train.accumulate: {more} ({part} at a time)")
-        if not train.checkpoint_activations:
-            cures.append("train.checkpoint_activations: true")
-        if self.part_size > 1:
-            cures.append("more train.processes")
-        cure = (
-            f"Set {', or '.join(cures)}; the same command goes on."
-            if cures
-            else "Take a GPU with more."
-        )
-        if train.precision == "fp32":
-            cure += " (train.precision: amp takes less too, and is another run.)"
-        return (
-            f"{self.config.experiment}: {self.part_size} items at a time are too many for the "
-            f"memory of {self.device}{card}. {cure} ({reason.splitlines()[0][:120]})"
-        )

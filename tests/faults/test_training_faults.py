@@ -356,7 +356,7 @@ def test_too_little_memory_for_evaluating_says_what_to_lower(
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr("mmnet.evaluate.predict._masks", full)
-    with pytest.raises(TrainingError, match=r"Lower train\.val_batch_size"):
+    with pytest.raises(TrainingError, match=r"train\.val_batch_size"):
         fit(tiny, tmp_path)
 
 

@@ -68,8 +68,10 @@ def test_tools_are_known_only_where_they_belong(tool: str, layers: tuple[str, ..
 
 @pytest.mark.parametrize(
     "module",
-    ["mmnet.cli.parser", "mmnet.report.tables.write", "mmnet.report.pages.data"]
-    + ["mmnet.evaluate.metrics", "mmnet.data.prepare", "mmnet.pipeline.workflow"],
+    [
+        *("mmnet.cli.parser", "mmnet.report.tables.write", "mmnet.report.pages.data"),
+        *("mmnet.evaluate.metrics", "mmnet.data.prepare", "mmnet.pipeline.workflow"),
+    ],
 )
 def test_what_needs_no_torch_does_not_import_it(module: str) -> None:
     script = f"import sys, {module}; sys.exit('torch' in sys.modules)"

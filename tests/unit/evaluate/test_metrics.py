@@ -187,8 +187,8 @@ def test_a_splits_rows_are_the_same_with_or_without_other_splits(tiny: Tiny) -> 
     pd.testing.assert_frame_equal(of_val, alone)
 
 
-# The whole path of evaluation, from chosen logits to scores, against a literal reading of README's
-# reading 1.
+# The whole path of evaluation, from chosen logits to scores, against a literal reading of
+# reading 1 (docs/readings.md).
 
 
 class Chosen:

@@ -334,12 +334,16 @@ def test_too_little_memory_says_what_to_set(
     monkeypatch.setattr(step, "mask_loss", full)
     with pytest.raises(TrainingError) as caught:
         fit(tiny, tmp_path, tiny.config)
-    assert str(caught.value) == (
-        "refcoco_vit_b: 4 items at a time are too many for the memory of cpu. Set "
-        "train.accumulate: 2 (2 at a time), or train.checkpoint_activations: true, or more "
-        "train.processes; the same command goes on. (train.precision: amp takes less too, and is "
-        "another run.) (CUDA out of memory. Tried to allocate 2.00 GiB.)"
-    )
+    for advice in (
+        "4 items at a time",
+        "train.accumulate: 2 (2 at a time)",
+        "train.checkpoint_activations: true",
+        "train.processes",
+        "train.precision: amp",
+        "Tried to allocate 2.00 GiB",
+    ):
+        assert advice in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_runtime_settings_are_no_part_of_what_a_training_is(tiny: Any) -> None:
