@@ -101,8 +101,6 @@ class Saver:
             return
         epochs = {"epochs": self.state.epoch, "best_epoch": best_epoch(self.state.history)}
         write_json(self.work.finished, epochs)
-        for path in (self.work.last, self.work.previous):
-            path.unlink(missing_ok=True)
         publish(self.work, run)
 
 
@@ -110,6 +108,7 @@ def begin(run: RunPaths, work: WorkPaths, identity: Identity) -> None:
     """Note which training works in a folder; say what other unfinished work of the run there is."""
     about = {"experiment": run.experiment, "seed": run.seed, "identity": identity.as_dict()}
     write_json(work.about, about)
+    work.finished.unlink(missing_ok=True)  # of one whose best model is lost
     for other in unfinished_work(run, work.folder.parent):
         if other.folder != work.folder:
             size = sum(path.stat().st_size for path in other.folder.glob("*.pt"))
@@ -193,6 +192,8 @@ def publish(work: WorkPaths, run: RunPaths) -> None:
             path.touch()  # as new as what it was made from, however old the run is
     about = {"experiment": run.experiment, "seed": run.seed}  # the name may be new
     write_json(run.identity, read_json(work.about) | about)
+    for path in (work.last, work.previous):
+        path.unlink(missing_ok=True)
 
 
 def _epoch_saved(best: Path, identity: Identity) -> int:
