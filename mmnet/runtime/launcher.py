@@ -1,8 +1,4 @@
-"""Running one command in several processes by torchrun, and reporting once why they ended.
-
-A process that `launch` started writes its error to torchrun's error file; `launch` raises the one
-that caused the others.
-"""
+"""Running one command in several processes by torchrun, and reporting once why they ended."""
 
 import logging
 import os
@@ -98,24 +94,22 @@ def _raise_cause(failures: Mapping[int, "ProcessFailure"]) -> int:
     # torchrun may have ended a process (exit code < 0) that had recorded its error.
     order = {rank: (_order(f), f.exitcode < 0, rank) for rank, f in failures.items()}
     rank = min(order, key=order.__getitem__)
-    cause = failures[rank]
-    if recorded := _recorded(cause):
-        raise MMNetError(recorded[1], max(cause.exitcode, 1))
-    if cause.exitcode >= 0:
-        return cause.exitcode
-    raise MMNetError(
-        f"process {rank} was ended by {cause.signal_name()}. Run the same command again to resume.",
-        128 - cause.exitcode,
-    )
+    code = failures[rank].exitcode
+    if recorded := _recorded(failures[rank]):
+        raise MMNetError(recorded[1], max(code, 1))
+    if code >= 0:
+        return code
+    name = failures[rank].signal_name()
+    line = f"process {rank} was ended by {name}. Run the same command again to resume."
+    raise MMNetError(line, 128 - code)
 
 
 def _recorded(failure: "ProcessFailure") -> tuple[str, str] | None:
     """Return the type and the line of the error that a process recorded; None for no error."""
-    message = failure.error_file_data["message"]
-    if not isinstance(message, dict):
-        return None
-    kind, _, line = message["message"].partition(": ")
-    return kind, line
+    if isinstance(message := failure.error_file_data["message"], dict):
+        kind, _, line = message["message"].partition(": ")
+        return kind, line
+    return None
 
 
 def _order(failure: "ProcessFailure") -> int:

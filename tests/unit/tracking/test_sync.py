@@ -18,7 +18,7 @@ from mmnet.runtime.errors import TrackingError
 from mmnet.runtime.files import locked, read_json, write_json
 from mmnet.tracking import live
 from mmnet.tracking.provenance import check_clean, revision
-from mmnet.tracking.record import begin, note_end, note_epochs
+from mmnet.tracking.record import begin, note
 from mmnet.tracking.store import Store, database_of, one_line
 from support.tiny import ROOT, Tiny
 from support.tracking import (
@@ -64,8 +64,7 @@ def test_a_run_pulled_from_elsewhere_is_the_run_that_its_training_recorded(
     work.finished.unlink()
     begin(tiny.config, run, identity, [], CPU)
     shutil.copy(run.metrics, work.metrics)
-    note_epochs(work, identity)
-    note_end(work, identity, "FINISHED")
+    note(work, identity, "FINISHED")
     for _ in range(2):
         sync(tiny)
         found = recorded_run(store, run)
@@ -185,9 +184,6 @@ def test_a_database_that_cannot_be_used_is_one_line_and_stays_as_it_is(
     (project / "other.db").touch()  # as good as none
     assert main(["mlflow-sync", str(run.folder)]) == 0
     store = Store(project)
-    store.client.create_experiment("mmnet paper", "file:///elsewhere")  # as earlier versions did
-    place = store.client.get_experiment(store.experiment("paper")).artifact_location
-    assert place == "mlflow-artifacts:/paper"
     store.client.delete_experiment(store.experiment("mini"))
     assert "experiments restore" in mistake(capsys, "mlflow-sync")
     assert "experiments restore" in mistake(capsys, "report", "table2", "--from-mlflow")
