@@ -63,7 +63,6 @@ class _Recorder:
         self.run, self.identity, self.tables = run, identity, tables
         self.work = run.work(identity)
         self.is_over, self.has_failed = threading.Event(), False
-        self.store: Store | None = None
         self.monitor: Any = None
         # A daemon: the process can exit although a call hangs.
         self.thread = threading.Thread(target=self._follow, name="mlflow", daemon=True)
@@ -86,7 +85,7 @@ class _Recorder:
         self.has_failed = True
 
     def _follow(self) -> None:
-        seen, is_over = -1, False
+        seen, is_over, store = -1, False, None
         while not is_over:
             is_over = self.is_over.wait(0 if seen == -1 else LOOK_EVERY)
             before, path = seen, self.work.metrics
@@ -96,18 +95,18 @@ class _Recorder:
             try:
                 note(self.work, self.identity)  # also where MLflow fails
                 if not self.has_failed:
-                    self._send(is_training=not is_over)
+                    store = store or Store(self.run.root)
+                    self._send(store, is_training=not is_over)
             except Exception as error:
                 self._fail(_text(error))
 
-    def _send(self, *, is_training: bool) -> None:
-        self.store = self.store or Store(self.run.root)
+    def _send(self, store: Store, *, is_training: bool) -> None:
         record = read(self.run, self.identity, tables=self.tables, is_training=is_training)
-        run_id, report = self.store.send(record)
+        run_id, report = store.send(record)
         if run_id is None:
             raise TrackingError(f"{self.run.name}: {report}.")
         if self.monitor is None and record.status == "RUNNING":
-            self.monitor = _system_metrics(self.store.uri, run_id)
+            self.monitor = _system_metrics(store.uri, run_id)
         elif self.monitor is not None and not is_training:
             self.monitor.finish()
 

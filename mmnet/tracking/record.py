@@ -29,13 +29,11 @@ NOTE = (
 )
 IDENTITY = "mmnet.identity"
 """The tag by which a training is found."""
-SHOWN_CHANGES = 20
-"""Files that a tag names as differing from the git revision."""
 _NOTING = threading.Lock()
 
 
 class Point(NamedTuple):
-    """A value of a metric. Its step is the epoch, 0 for scores; its time is in milliseconds."""
+    """A value as MLflow's `Metric` takes it: step 0 for scores, time in milliseconds."""
 
     key: str
     value: float
@@ -237,7 +235,7 @@ def _tags(
         tags |= {"git.commit": commit or "unknown", "device": record["device"]}
         if commit:
             tags["mlflow.source.git.commit"] = commit
-            tags["git.clean"] = f"no: {', '.join(changed[:SHOWN_CHANGES])}" if changed else "yes"
+            tags["git.clean"] = f"no: {', '.join(changed[:20])}" if changed else "yes"
         tags |= {f"version.{name}": version for name, version in record["packages"].items()}
         tags["recorded"] = "in training"  # otherwise from files: times are theirs
     about = read_json(work.about if work.about.is_file() else run.identity)

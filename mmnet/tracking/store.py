@@ -23,7 +23,7 @@ from mmnet.config.schema import Params
 from mmnet.config.tables import runs_of
 from mmnet.runtime.errors import MMNetError, TrackingError
 from mmnet.runtime.files import atomic_path
-from mmnet.tracking.record import IDENTITY, NOTE, Point, Record, milliseconds, saved_view
+from mmnet.tracking.record import IDENTITY, NOTE, Record, milliseconds, saved_view
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -79,16 +79,16 @@ class Store:
             run, is_new = self._first(experiment, own, record.name, record.started)
             if run.info.lifecycle_stage == "deleted":
                 return None, "deleted in MLflow; `mlflow runs restore` brings it back"
-            points, tags = _lacking(run, record.points), dict(record.tags)
+            tags = dict(record.tags)
             if record.tables:
                 tags["mlflow.parentRunId"] = self._parent(experiment, record.tables[0])
-            self._log(run, points, record.params, tags)
+            count = self._log(run, record, tags)
             artifacts = self._log_artifacts(run, record.artifacts)
             if run.info.status != record.status and record.status == "RUNNING":
                 self.client.update_run(run.info.run_id, status="RUNNING")
             elif run.info.status != record.status:
                 self.client.set_terminated(run.info.run_id, record.status, record.ended)
-            news = [f"{len(points)} metrics"] * bool(points) + artifacts
+            news = [f"{count} metrics"] * bool(count) + artifacts
             report = (", ".join(news) or "nothing new") + " (a new run)" * is_new
             return run.info.run_id, report
 
@@ -106,12 +106,11 @@ class Store:
 
     def experiment(self, profile: str) -> str:
         """Return the id of a profile's experiment, which is created if it does not exist."""
-        name, note = f"mmnet {profile}", f"Runs of mmnet's profile `{profile}`. {NOTE}"
-        place = f"mlflow-artifacts:/{profile}" if self.database else None
+        name, place = f"mmnet {profile}", f"mlflow-artifacts:/{profile}" if self.database else None
         with one_line(self.uri), self.lock:
             found = self.client.get_experiment_by_name(name)
             if found is None:
-                tags = {"mlflow.note.content": note}
+                tags = {"mlflow.note.content": f"Runs of mmnet's profile `{profile}`. {NOTE}"}
                 return str(self.client.create_experiment(name, place, tags))
             if found.lifecycle_stage == "deleted":
                 raise TrackingError(
@@ -159,18 +158,25 @@ class Store:
         order = ("lifecycle_stage", "start_time", "run_id")  # active before deleted
         return min(runs, key=lambda run: [getattr(run.info, key) for key in order]), False
 
-    def _log(
-        self, run: "Run", points: list[Point], params: dict[str, str], tags: dict[str, str]
-    ) -> None:
+    def _log(self, run: "Run", record: Record, tags: dict[str, str]) -> int:
+        """Log the parameters, tags and metrics that a run lacks; return how many metrics."""
         from mlflow.entities import Metric, Param, RunTag
 
-        new_params = [Param(k, v) for k, v in params.items() if k not in run.data.params]
+        new_params = [Param(k, v) for k, v in record.params.items() if k not in run.data.params]
         new_tags = [RunTag(k, v) for k, v in tags.items() if run.data.tags.get(k) != v]
         if new_params or new_tags:
             self.client.log_batch(run.info.run_id, params=new_params, tags=new_tags)
-        metrics = [Metric(point.key, point.value, point.time, point.step) for point in points]
+        last = {metric.key: metric for metric in run.data._metric_objs}  # `metrics` lacks steps
+        metrics = [
+            Metric(*point)
+            for point in record.points
+            if point.key not in last
+            or point.step > last[point.key].step
+            or (point.step == 0 and point.value != last[point.key].value)  # evaluated again
+        ]
         for start in range(0, len(metrics), BATCH):
             self.client.log_batch(run.info.run_id, metrics[start : start + BATCH])
+        return len(metrics)
 
     def _log_artifacts(self, run: "Run", artifacts: dict[str, bytes]) -> list[str]:
         sums = {name: hashlib.sha256(content).hexdigest() for name, content in artifacts.items()}
@@ -261,17 +267,6 @@ def one_line(uri: str) -> Iterator[None]:
         known = [REASONS[k] for k in REASONS if re.search(k, f"{type(error).__name__} {text}")]
         reason = known[0] if known else text.partition(" [SQL")[0][:300].strip(" .")
         raise TrackingError(f"{shown(uri)}: {reason}, then run `mmnet mlflow-sync`.") from error
-
-
-def _lacking(run: "Run", points: list[Point]) -> list[Point]:
-    last = {metric.key: metric for metric in run.data._metric_objs}  # `metrics` lacks their steps
-    return [
-        point
-        for point in points
-        if point.key not in last
-        or point.step > last[point.key].step
-        or (point.step == 0 and point.value != last[point.key].value)  # evaluated again
-    ]
 
 
 def _sent(run: "Run") -> dict[str, str]:

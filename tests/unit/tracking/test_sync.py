@@ -102,6 +102,9 @@ def test_runs_may_be_a_link_and_repository_and_database_may_move(
     assert main(["mlflow-sync", str(run.folder), *SETTINGS]) == 0
     assert main(["mlflow-sync", str(scratch / "mini" / run.experiment / "seed1"), *SETTINGS]) == 0
     assert len(list(project.glob("mlartifacts/mini/*/*/*"))) == 6
+    for address in ("mlflow.db", "./mlflow.db?timeout=9", f"{project}/runs/../project/mlflow.db"):
+        assert database_of(f"sqlite+pysqlite:///{address}") == project.resolve() / "mlflow.db"
+    assert database_of("http://localhost/sqlite:///mlflow.db") is None
 
     moved = project.rename(project.parent / "moved")
     project.touch()  # nothing can be written there any more
@@ -113,16 +116,6 @@ def test_runs_may_be_a_link_and_repository_and_database_may_move(
     lines = capsys.readouterr().err.splitlines()
     assert sorted(line.partition(": ")[2] for line in lines) == ["nothing new", "scores.json"]
     assert lost.is_file()
-
-
-def test_a_database_is_known_however_it_is_named(project: Path) -> None:
-    for address in (
-        "sqlite:///mlflow.db",
-        "sqlite:///./mlflow.db?timeout=9",
-        f"sqlite+pysqlite:///{project}/runs/../mlflow.db",
-    ):
-        assert database_of(address) == project.resolve() / "mlflow.db"
-    assert database_of("http://localhost/sqlite:///mlflow.db") is None
 
 
 @pytest.fixture
