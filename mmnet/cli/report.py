@@ -34,7 +34,7 @@ def report(arguments: argparse.Namespace) -> None:
 
 def _report_table(table: str, params: Params, paths: Paths, *, from_mlflow: bool) -> None:
     from mmnet.report.tables.write import write_table
-    from mmnet.tracking.from_mlflow import write_scores
+    from mmnet.tracking.store import write_scores
 
     with tempfile.TemporaryDirectory() as folder:
         if from_mlflow:

@@ -17,8 +17,7 @@ from mmnet.runtime.errors import MMNetError
 from mmnet.runtime.progress import readable
 
 UNWRITABLE = {
-    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
-    *(errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS),
     *(errno.EEXIST, errno.EISDIR, errno.ENOTDIR),
 }
 
@@ -61,12 +60,11 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
 
     A failure, a full disk included, leaves `path` as it was and no temporary file.
     """
-    with atomic_path(path) as temporary:
-        encoding = None if "b" in mode else "utf-8"
-        with temporary.open(mode, encoding=encoding) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
+    encoding = None if "b" in mode else "utf-8"
+    with atomic_path(path) as temporary, temporary.open(mode, encoding=encoding) as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
 
 
 @contextlib.contextmanager
@@ -128,8 +126,7 @@ def locked(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        # While it is still locked: later, the file could be another process's.
-        Path(lock.lock_file).unlink(missing_ok=True)
+        Path(lock.lock_file).unlink(missing_ok=True)  # later, it could be another process's
         lock.release()
 
 

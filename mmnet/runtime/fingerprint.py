@@ -18,28 +18,19 @@ UNSEEN_IMPORTS = {
     "mmnet.train.advice",
 }
 """Modules from which an import changes no number."""
-SKIPPED_FIELDS = {
-    "annotation",
-    "returns",
-    "type_comment",
-    "type_params",
-    "type_ignores",
-    "kind",
-    "ctx",
+SKIPPED_FIELDS = {"annotation", "returns", "type_comment", "type_params", "type_ignores"} | {
+    *("kind", "ctx")
 }
 
 
 def fingerprints(paths: Iterable[str]) -> dict[str, str]:
-    """Return a hash of each file, by its path below `mmnet/`; a Python file's is of its meaning."""
-    return {f"mmnet/{path}": fingerprint(PACKAGE / path) for path in sorted(set(paths))}
-
-
-def fingerprint(path: Path) -> str:
-    """Return 12 hexadecimal digits: of a Python file's meaning, of any other file's bytes."""
-    content = path.read_bytes()
-    if path.suffix == ".py":
-        content = meaning(content).encode()
-    return hashlib.sha256(content).hexdigest()[:12]
+    """Return 12 hexadecimal digits for each path in `mmnet/`: of Python its meaning's hash."""
+    found = {}
+    for path in sorted(set(paths)):
+        content = (PACKAGE / path).read_bytes()
+        content = meaning(content).encode() if path.endswith(".py") else content
+        found[f"mmnet/{path}"] = hashlib.sha256(content).hexdigest()[:12]
+    return found
 
 
 @functools.cache
@@ -84,8 +75,7 @@ def _text(node: object) -> Iterator[str]:
     if isinstance(node, ast.AnnAssign) and node.value is not None:
         node = ast.Assign(targets=[node.target], value=node.value)
     if isinstance(node, ast.JoinedStr):  # 3.12 adds empty constants
-        values = [part for part in node.values if getattr(part, "value", None) != ""]
-        node = ast.JoinedStr(values=values)
+        node = ast.JoinedStr([part for part in node.values if getattr(part, "value", None) != ""])
     if isinstance(node, ast.AST):
         yield f"({type(node).__name__}"
         for field in sorted(set(node._fields) - SKIPPED_FIELDS):
@@ -95,9 +85,6 @@ def _text(node: object) -> Iterator[str]:
                 yield from _text(value)
         yield ")"
     elif isinstance(node, list):
-        yield "["
-        for item in node:
-            yield from _text(item)
-        yield "]"
+        yield from ("[", *(text for item in node for text in _text(item)), "]")
     else:
         yield repr(node)

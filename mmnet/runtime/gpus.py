@@ -39,8 +39,8 @@ def take_for(device: str, count: int) -> contextlib.AbstractContextManager[list[
 def take(count: int) -> Iterator[list[str]]:
     """Wait until `count` GPUs are free, hold them, and hide all others from CUDA.
 
-    CUDA reads CUDA_VISIBLE_DEVICES once, when it is initialised: call this before. GPUs that Slurm
-    or the user hid with it are not taken. Yields UUIDs; none where nvidia-smi lists no GPU.
+    CUDA reads CUDA_VISIBLE_DEVICES once, when it is initialised: call this before. Yields UUIDs;
+    none where nvidia-smi lists no GPU.
 
     Raises:
         MMNetError: there are GPUs, but fewer than `count`.
@@ -60,14 +60,11 @@ def take(count: int) -> Iterator[list[str]]:
     with contextlib.ExitStack() as locks:
         with writing(LOCKS):
             LOCKS.mkdir(mode=0o700, exist_ok=True)
-            is_waiting = False
-            while not (gpus := _lock(known, count, locks)):
-                if not is_waiting:
-                    say(
-                        f"waiting for {count} of {len(known)} GPUs (fuser -v {LOCKS}/* lists users)"
-                    )
-                is_waiting = True
+            if not (gpus := _lock(known, count, locks)):
+                say(f"waiting for {count} of {len(known)} GPUs (fuser -v {LOCKS}/* lists users)")
+            while not gpus:
                 time.sleep(RETRY_EVERY)
+                gpus = _lock(known, count, locks)
         say(f"using {', '.join(gpus)}")
         os.environ[VISIBLE] = os.environ[HELD] = ",".join(gpus)
         locks.callback(os.environ.pop, HELD)  # VISIBLE stays: CUDA does not read it again
@@ -75,43 +72,22 @@ def take(count: int) -> Iterator[list[str]]:
 
 
 def visible() -> list[str]:
-    """Return the UUIDs of the GPUs that CUDA may use, in its order.
-
-    Raises:
-        MMNetError: CUDA_VISIBLE_DEVICES holds numbers that may mean other GPUs to CUDA.
-    """
-    installed = _installed()
-    uuids, given = list(installed), os.environ.get(VISIBLE)
-    if given is None:
-        return uuids
-    names = [name.strip() for name in given.split(",")]
-    # By default CUDA counts the fastest GPU first, nvidia-smi always by PCI bus.
-    is_mixed = len({*installed.values()}) > 1 and os.environ.get(ORDER) != "PCI_BUS_ID"
-    if is_mixed and any(name.isdecimal() for name in names):
-        raise MMNetError(
-            f"{VISIBLE}={given}: the GPUs here are of several models, which CUDA and nvidia-smi "
-            f"count differently. Set {ORDER}=PCI_BUS_ID, or give UUIDs (nvidia-smi -L)."
-        )
-    gpus: list[str] = []
-    for name in names:
-        # An index, a UUID or the beginning of one. CUDA ignores all that follows an unknown name.
-        is_index = name.isdecimal()
-        matches = uuids[int(name) :][:1] if is_index else [u for u in uuids if u.startswith(name)]
-        if len(matches) != 1 or not name:
-            break
-        gpus += matches
-    return list(dict.fromkeys(gpus))
-
-
-def _installed() -> dict[str, str]:
-    """Return UUID -> model of each GPU, in the order of the PCI bus."""
-    command = ["nvidia-smi", "-L"]
+    """Return the UUIDs of the GPUs that CUDA_VISIBLE_DEVICES permits, as nvidia-smi counts them."""
     try:
-        listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        listed = subprocess.check_output(["nvidia-smi", "-L"], stderr=subprocess.DEVNULL, text=True)
     except (OSError, subprocess.CalledProcessError):
-        return {}
-    found = re.findall(r"^GPU \d+: (.*) \(UUID: (GPU-[\w-]+)\)", listed, flags=re.MULTILINE)
-    return {uuid: model for model, uuid in found}
+        return []
+    uuids = re.findall(r"^GPU .*\(UUID: (GPU-[\w-]+)\)", listed, flags=re.MULTILINE)
+    if (given := os.environ.get(VISIBLE)) is None:
+        return uuids
+    gpus: list[str] = []
+    for name in map(str.strip, given.split(",")):  # an index, a UUID or the beginning of one
+        at_index = uuids[int(name) :][:1] if name.isdecimal() else None
+        found = at_index or [uuid for uuid in uuids if name and uuid.startswith(name)]
+        if len(found) != 1:
+            break  # CUDA too ignores what follows an unknown name
+        gpus += found
+    return list(dict.fromkeys(gpus))
 
 
 def _lock(known: list[str], count: int, locks: contextlib.ExitStack) -> list[str]:

@@ -1,8 +1,4 @@
-"""Running one command in several processes by torchrun, and reporting once why they ended.
-
-A process that `launch` started writes its error to torchrun's error file; `launch` raises the one
-that caused the others.
-"""
+"""Running one command in several processes by torchrun, and reporting once why they ended."""
 
 import logging
 import os
@@ -42,15 +38,15 @@ def is_first() -> bool:
 
 def end_with_launcher() -> None:
     """End this process with SIGTERM once torchrun is gone: nothing else would free its GPU."""
+    launcher = int(os.environ.get(LAUNCHER, os.getppid()))
+
+    def watch() -> None:
+        while os.getppid() == launcher:
+            time.sleep(CHECK_EVERY)
+        os.kill(os.getpid(), signal.SIGTERM)
+
     if is_launched():
-        launcher = int(os.environ.get(LAUNCHER, os.getppid()))
-        threading.Thread(target=_watch, args=(launcher,), daemon=True).start()
-
-
-def _watch(launcher: int) -> None:
-    while os.getppid() == launcher:
-        time.sleep(CHECK_EVERY)
-    os.kill(os.getpid(), signal.SIGTERM)
+        threading.Thread(target=watch, daemon=True).start()
 
 
 def is_recorded(error: MMNetError) -> bool:
@@ -96,27 +92,24 @@ def launch(arguments: list[str], processes: int, *, threads: int) -> int:
 def _raise_cause(failures: Mapping[int, "ProcessFailure"]) -> int:
     """Raise the error that caused the others; where it has a traceback, return its exit code."""
     # torchrun may have ended a process (exit code < 0) that had recorded its error.
-    rank, cause = min(
-        failures.items(), key=lambda item: (_order(item[1]), item[1].exitcode < 0, item[0])
-    )
-    if recorded := _recorded(cause):
-        raise MMNetError(recorded[1], max(cause.exitcode, 1))
-    if cause.exitcode < 0:
-        raise MMNetError(
-            f"process {rank} was ended by {cause.signal_name()}. Run the same command again to "
-            "resume.",
-            128 - cause.exitcode,
-        )
-    return cause.exitcode
+    order = {rank: (_order(f), f.exitcode < 0, rank) for rank, f in failures.items()}
+    rank = min(order, key=order.__getitem__)
+    code = failures[rank].exitcode
+    if recorded := _recorded(failures[rank]):
+        raise MMNetError(recorded[1], max(code, 1))
+    if code >= 0:
+        return code
+    name = failures[rank].signal_name()
+    line = f"process {rank} was ended by {name}. Run the same command again to resume."
+    raise MMNetError(line, 128 - code)
 
 
 def _recorded(failure: "ProcessFailure") -> tuple[str, str] | None:
     """Return the type and the line of the error that a process recorded; None for no error."""
-    message = failure.error_file_data["message"]
-    if not isinstance(message, dict):
-        return None
-    kind, _, line = message["message"].partition(": ")
-    return kind, line
+    if isinstance(message := failure.error_file_data["message"], dict):
+        kind, _, line = message["message"].partition(": ")
+        return kind, line
+    return None
 
 
 def _order(failure: "ProcessFailure") -> int:

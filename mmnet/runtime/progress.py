@@ -23,7 +23,8 @@ def say(message: str) -> None:
 
 def readable(count: float) -> str:
     """Return a number of bytes in a suitable unit: 13.5 GB."""
-    return f"{count / _unit(count)[0]:.1f} {_unit(count)[1]}"
+    size, unit = _unit(count)
+    return f"{count / size:.1f} {unit}"
 
 
 def duration(seconds: float) -> str:

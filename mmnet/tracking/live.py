@@ -18,15 +18,15 @@ from mmnet.config.tables import rows_of_run
 from mmnet.runtime.errors import MMNetError, Stopped, TrackingError
 from mmnet.runtime.files import read_json
 from mmnet.runtime.progress import say
-from mmnet.tracking.record import IDENTITY, Status, begin, note_end, note_epochs, published, read
+from mmnet.tracking.record import IDENTITY, Status, begin, modified, note, published, read
 from mmnet.tracking.store import Store, silence_mlflow
 
 WAIT = 20.0
 """Seconds that a finished training waits at most for MLflow to take the last of it."""
 LOOK_EVERY = 0.5
+MISSING = "{}: missing or damaged; pull or train the run again."
 SAMPLE_EVERY = 20
 """Seconds between system metrics, unless MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL says others."""
-LATER = "The files are complete; to send the rest: mmnet mlflow-sync."
 
 
 @contextlib.contextmanager
@@ -63,7 +63,6 @@ class _Recorder:
         self.run, self.identity, self.tables = run, identity, tables
         self.work = run.work(identity)
         self.is_over, self.has_failed = threading.Event(), False
-        self.store: Store | None = None
         self.monitor: Any = None
         # A daemon: the process can exit although a call hangs.
         self.thread = threading.Thread(target=self._follow, name="mlflow", daemon=True)
@@ -72,41 +71,42 @@ class _Recorder:
     def end(self, status: Status) -> None:
         """Note how the training ended; give MLflow `WAIT` seconds, none where it was stopped."""
         with contextlib.suppress(OSError, MMNetError, ValueError):  # a full disk
-            note_epochs(self.work, self.identity)
-            note_end(self.work, self.identity, status)
+            note(self.work, self.identity, status)
         self.is_over.set()
         if status == "KILLED":
             return
         self.thread.join(WAIT)
-        if self.thread.is_alive() and not self.has_failed:
-            self.has_failed = True
-            say(f"mlflow: the store did not take all of {self.run.name} in {WAIT:.0f} s. {LATER}")
+        if self.thread.is_alive():
+            self._fail(f"the store did not take all of {self.run.name} in {WAIT:.0f} s.")
+
+    def _fail(self, reason: str) -> None:
+        if not self.has_failed:
+            say(f"mlflow: {reason} Training is not affected; send the rest: mmnet mlflow-sync.")
+        self.has_failed = True
 
     def _follow(self) -> None:
-        seen, is_over = -1, False
+        seen, is_over, store = -1, False, None
         while not is_over:
             is_over = self.is_over.wait(0 if seen == -1 else LOOK_EVERY)
-            path, before = self.work.metrics, seen
-            seen = path.stat().st_mtime_ns if path.exists() else 0
+            before, path = seen, self.work.metrics
+            seen = modified(path) if path.exists() else 0
             if seen == before and not is_over:
                 continue
             try:
-                note_epochs(self.work, self.identity)  # also where MLflow fails
+                note(self.work, self.identity)  # also where MLflow fails
                 if not self.has_failed:
-                    self._send(is_training=not is_over)
+                    store = store or Store(self.run.root)
+                    self._send(store, is_training=not is_over)
             except Exception as error:
-                if not self.has_failed:
-                    self.has_failed = True
-                    say(f"mlflow: {_text(error)} Training is not affected. {LATER}")
+                self._fail(_text(error))
 
-    def _send(self, *, is_training: bool) -> None:
-        self.store = self.store or Store(self.run.root)
+    def _send(self, store: Store, *, is_training: bool) -> None:
         record = read(self.run, self.identity, tables=self.tables, is_training=is_training)
-        run_id, report = self.store.send(record)
+        run_id, report = store.send(record)
         if run_id is None:
             raise TrackingError(f"{self.run.name}: {report}.")
         if self.monitor is None and record.status == "RUNNING":
-            self.monitor = _system_metrics(self.store.uri, run_id)
+            self.monitor = _system_metrics(store.uri, run_id)
         elif self.monitor is not None and not is_training:
             self.monitor.finish()
 
@@ -116,7 +116,7 @@ def send(run: RunPaths, tables: list[dict[str, str]]) -> None:
     try:
         identity = published(run)
         if identity is None:
-            raise TrackingError(f"{run.identity}: missing or damaged; pull or train the run again.")
+            raise TrackingError(MISSING.format(run.identity))
         Store(run.root).send(read(run, identity, tables=tables))
     except Exception as error:
         say(f"mlflow: {_text(error)} The results are written.")
@@ -131,21 +131,21 @@ def sync_all(paths: Paths, folders: list[Path], params: Params) -> Store:
     """
     runs = [_run_in(folder, paths) for folder in folders] or _all_runs(paths)
     store = Store(paths.root)
-    problems: list[TrackingError] = []
+    problem = None
     for run in runs:
-        is_known = run.experiment in params.experiments and run.profile == params.profile
-        config = params.resolve(run.experiment, int(run.seed)) if is_known else None
-        tables = rows_of_run(config, params) if config else None
+        tables = None
+        if run.experiment in params.experiments and run.profile == params.profile:
+            tables = rows_of_run(params.resolve(run.experiment, int(run.seed)), params)
         try:
             records = [read(run, identity, tables=tables) for identity in _trainings(run)]
         except TrackingError as error:
             say(f"{run.name}: {error}")
-            problems.append(error)
-        else:
-            for record in records:
-                say(f"{run.name} ({record.tags[IDENTITY][:8]}): {store.send(record)[1]}")
-    if problems:
-        raise problems[0]
+            problem = problem or error
+            continue
+        for record in records:
+            say(f"{run.name} ({record.tags[IDENTITY][:8]}): {store.send(record)[1]}")
+    if problem:
+        raise problem
     return store
 
 
@@ -170,7 +170,7 @@ def _trainings(run: RunPaths) -> list[Identity]:
         if identity and (about["experiment"], about["seed"]) == (run.experiment, run.seed):
             found[identity.digest] = identity
     if not found:
-        raise TrackingError(f"{run.identity}: missing or damaged; pull or train the run again.")
+        raise TrackingError(MISSING.format(run.identity))
     return list(found.values())
 
 

@@ -1,6 +1,8 @@
 """Where a training runs: git revision, packages, device."""
 
+import contextlib
 import platform
+import re
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,12 +16,10 @@ PACKAGES = ("torch", "torchvision", "open_clip_torch", "numpy", "pandas", "pillo
 
 def packages() -> dict[str, str]:
     """Return the versions of Python and of PACKAGES."""
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version()} | dict.fromkeys(PACKAGES, "unknown")
     for name in PACKAGES:
-        try:
+        with contextlib.suppress(PackageNotFoundError):
             found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "unknown"
     return found
 
 
@@ -39,17 +39,14 @@ def check_clean(root: Path) -> None:
     Raises:
         ConfigError: there are uncommitted changes, or there is no git.
     """
-    found = revision(root)
-    if found["commit"] is None:
+    changed = revision(root)["changed"]
+    if changed is None or changed:
+        what = "this is not a git repository with a commit, or git is not installed"
+        if changed:
+            what = f"uncommitted changes are in {len(changed)} files: {', '.join(changed[:5])}"
         raise ConfigError(
-            "mlflow.require_clean is true, but this is not a git repository with a commit, or git "
-            "is not installed. Work in a clone, or set it to false."
-        )
-    if changed := found["changed"]:
-        more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
-        raise ConfigError(
-            f"mlflow.require_clean is true, and there are uncommitted changes: "
-            f"{', '.join(changed[:5])}{more}. Commit or stash them, or set it to false."
+            f"mlflow.require_clean is true, and {what}. Commit or stash changes in a clone, or set "
+            "it to false."
         )
 
 
@@ -59,22 +56,15 @@ def describe_device(device: Any) -> str:
         import torch
 
         return str(torch.cuda.get_device_name(device))
-    return f"{device.type}, {_processor()}"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if "model name" in line)
-    except (OSError, StopIteration):
-        return platform.machine()
+    known = Path("/proc/cpuinfo")
+    text = known.read_text(encoding="utf-8") if known.is_file() else ""
+    model = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
+    return f"{device.type}, {model[1].strip() if model else platform.machine()}"
 
 
 def _git(root: Path, *arguments: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", *arguments], cwd=root, capture_output=True, text=True, timeout=30
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        return subprocess.check_output(
+            ["git", *arguments], cwd=root, stderr=subprocess.DEVNULL, text=True, timeout=30
         )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout if done.returncode == 0 else None
+    return None

@@ -13,16 +13,17 @@ import os
 import re
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
+from mmnet.config.schema import Params
+from mmnet.config.tables import runs_of
 from mmnet.runtime.errors import MMNetError, TrackingError
 from mmnet.runtime.files import atomic_path
-from mmnet.tracking.record import IDENTITY, NOTE, Point, Record, milliseconds
-from mmnet.tracking.views import saved_view
+from mmnet.tracking.record import IDENTITY, NOTE, Record, milliseconds, saved_view
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
 TABLE, SENT = "mmnet.table", "mmnet.artifacts"
 """Tags: of a table's run, its name; of a training's, the SHA-256 of each artifact."""
 LOCK_SECONDS = 30.0
-BATCH = 800
-"""MLflow takes 1,000 values a call, parameters and tags among them."""
+BATCH = 1000
+"""Metrics that MLflow takes in one call."""
 REASONS = {
     r"The file lock|database is locked": "another process holds it; wait for it or end it",
     r"readonly|unable to open|Permission denied": "not writable; fix the permissions",
@@ -75,23 +76,19 @@ class Store:
         with one_line(self.uri):
             experiment = self.experiment(record.profile)
             own = {key: record.tags[key] for key in (IDENTITY, "experiment")}
-
-            def create() -> "Run":
-                return self.client.create_run(experiment, record.started, own, record.name)
-
-            run, is_new = self._first(experiment, own, create)
+            run, is_new = self._first(experiment, own, record.name, record.started)
             if run.info.lifecycle_stage == "deleted":
                 return None, "deleted in MLflow; `mlflow runs restore` brings it back"
-            points, tags = _lacking(run, record.points), dict(record.tags)
+            tags = dict(record.tags)
             if record.tables:
                 tags["mlflow.parentRunId"] = self._parent(experiment, record.tables[0])
-            self._log(run, points, record.params, tags)
+            count = self._log(run, record, tags)
             artifacts = self._log_artifacts(run, record.artifacts)
             if run.info.status != record.status and record.status == "RUNNING":
                 self.client.update_run(run.info.run_id, status="RUNNING")
             elif run.info.status != record.status:
                 self.client.set_terminated(run.info.run_id, record.status, record.ended)
-            news = [f"{len(points)} metrics"] * bool(points) + artifacts
+            news = [f"{count} metrics"] * bool(count) + artifacts
             report = (", ".join(news) or "nothing new") + " (a new run)" * is_new
             return run.info.run_id, report
 
@@ -109,16 +106,11 @@ class Store:
 
     def experiment(self, profile: str) -> str:
         """Return the id of a profile's experiment, which is created if it does not exist."""
-        name, note = f"mmnet {profile}", f"Runs of mmnet's profile `{profile}`. {NOTE}"
-        place = f"mlflow-artifacts:/{profile}" if self.database else None
+        name, place = f"mmnet {profile}", f"mlflow-artifacts:/{profile}" if self.database else None
         with one_line(self.uri), self.lock:
             found = self.client.get_experiment_by_name(name)
-            if found and place and found.artifact_location.startswith("file:"):
-                # Of an earlier version, whose artifacts cannot move: kept under another name.
-                self.client.rename_experiment(found.experiment_id, f"{name} (earlier)")
-                found = None
             if found is None:
-                tags = {"mlflow.note.content": note}
+                tags = {"mlflow.note.content": f"Runs of mmnet's profile `{profile}`. {NOTE}"}
                 return str(self.client.create_experiment(name, place, tags))
             if found.lifecycle_stage == "deleted":
                 raise TrackingError(
@@ -137,31 +129,23 @@ class Store:
         """Let a new database appear complete or not at all: MLflow would build it in place."""
         from mlflow.tracking.client import MlflowClient
 
-        def is_there() -> bool:
-            return path.exists() and path.stat().st_size > 0
-
-        if not is_there():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with self.lock:
-                if not is_there():
-                    with atomic_path(path) as temporary:
-                        MlflowClient(f"sqlite:///{temporary}").search_experiments()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with self.lock:
+            if not path.exists() or path.stat().st_size == 0:
+                with atomic_path(path) as temporary:
+                    MlflowClient(f"sqlite:///{temporary}").search_experiments()
 
     def _parent(self, experiment: str, table: dict[str, str]) -> str:
         """Return the id of a table's run; MLflow's list shows the runs of its rows below it."""
-
-        def create() -> "Run":
-            now, own = milliseconds(), {TABLE: table["name"]}
-            run: Run = self.client.create_run(experiment, now, own, table["title"])
-            self.client.set_terminated(run.info.run_id, "FINISHED", now)
+        now = milliseconds()
+        run, _ = self._first(experiment, {TABLE: table["name"]}, table["title"], now)
+        if run.info.status == "RUNNING":  # it is new
             self.client.set_experiment_tag(experiment, *saved_view(table, now))
-            return run
-
-        run, _ = self._first(experiment, {TABLE: table["name"]}, create)
+            self.client.set_terminated(run.info.run_id, "FINISHED", now)
         return str(run.info.run_id)
 
     def _first(
-        self, experiment: str, tags: dict[str, str], create: Callable[[], "Run"]
+        self, experiment: str, tags: dict[str, str], name: str, started: int
     ) -> tuple["Run", bool]:
         """Return the first run with these tags, and whether it had to be created."""
         from mlflow.entities import ViewType
@@ -170,23 +154,29 @@ class Store:
         with self.lock:
             runs = self.client.search_runs([experiment], which, ViewType.ALL)
             if not runs:
-                return create(), True
+                return self.client.create_run(experiment, started, tags, name), True
         order = ("lifecycle_stage", "start_time", "run_id")  # active before deleted
-        return min(runs, key=lambda run: [getattr(run.info, name) for name in order]), False
+        return min(runs, key=lambda run: [getattr(run.info, key) for key in order]), False
 
-    def _log(
-        self, run: "Run", points: list[Point], params: dict[str, str], tags: dict[str, str]
-    ) -> None:
+    def _log(self, run: "Run", record: Record, tags: dict[str, str]) -> int:
+        """Log the parameters, tags and metrics that a run lacks; return how many metrics."""
         from mlflow.entities import Metric, Param, RunTag
 
-        new_params = [Param(k, v) for k, v in params.items() if k not in run.data.params]
+        new_params = [Param(k, v) for k, v in record.params.items() if k not in run.data.params]
         new_tags = [RunTag(k, v) for k, v in tags.items() if run.data.tags.get(k) != v]
-        metrics = [Metric(point.key, point.value, point.time, point.step) for point in points]
-        for start in range(0, len(metrics) or 1, BATCH):
-            batch = metrics[start : start + BATCH], new_params, new_tags
-            if any(batch):
-                self.client.log_batch(run.info.run_id, *batch)
-            new_params, new_tags = [], []
+        if new_params or new_tags:
+            self.client.log_batch(run.info.run_id, params=new_params, tags=new_tags)
+        last = {metric.key: metric for metric in run.data._metric_objs}  # `metrics` lacks steps
+        metrics = [
+            Metric(*point)
+            for point in record.points
+            if point.key not in last
+            or point.step > last[point.key].step
+            or (point.step == 0 and point.value != last[point.key].value)  # evaluated again
+        ]
+        for start in range(0, len(metrics), BATCH):
+            self.client.log_batch(run.info.run_id, metrics[start : start + BATCH])
+        return len(metrics)
 
     def _log_artifacts(self, run: "Run", artifacts: dict[str, bytes]) -> list[str]:
         sums = {name: hashlib.sha256(content).hexdigest() for name, content in artifacts.items()}
@@ -208,6 +198,26 @@ class Store:
         if self.database and scheme == "mlflow-artifacts":
             return get_artifact_repository((self.database.parent / "mlartifacts" / path).as_uri())
         return get_artifact_repository(run.info.artifact_uri, tracking_uri=self.uri)
+
+
+def write_scores(table: str, folder: Path, *, params: Params) -> list[Path]:
+    """Write the score file of each run of a table that MLflow has scores of; return their paths.
+
+    Of several trainings of one run, the last with today's values is taken; if none has them, the
+    last one, which the table refuses.
+
+    Raises:
+        TrackingError: MLflow's store cannot be read.
+    """
+    store = Store(Path())
+    paths = []
+    for name, seed in runs_of(table, params):
+        values = params.resolve(name, seed).prediction_values()
+        if found := store.scores(params.profile, name, seed):
+            scores = next((s for s in found if json.loads(s)["config"] == values), found[0])
+            paths.append(folder / f"{name}.seed{seed}.json")
+            paths[-1].write_bytes(scores)
+    return paths
 
 
 def database_of(uri: str) -> Path | None:
@@ -259,17 +269,5 @@ def one_line(uri: str) -> Iterator[None]:
         raise TrackingError(f"{shown(uri)}: {reason}, then run `mmnet mlflow-sync`.") from error
 
 
-def _lacking(run: "Run", points: list[Point]) -> list[Point]:
-    last = {metric.key: metric for metric in run.data._metric_objs}  # `metrics` lacks their steps
-    return [
-        point
-        for point in points
-        if point.key not in last
-        or point.step > last[point.key].step
-        or (point.step == 0 and point.value != last[point.key].value)  # evaluated again
-    ]
-
-
-def _sent(run: "Run") -> dict[str, Any]:
-    sent: dict[str, Any] = json.loads(run.data.tags.get(SENT, "{}"))
-    return sent
+def _sent(run: "Run") -> dict[str, str]:
+    return dict(json.loads(run.data.tags.get(SENT, "{}")))

@@ -17,8 +17,9 @@ from mmnet.config.paths import Paths, RunPaths
 from mmnet.config.schema import Config
 from mmnet.config.tables import rows_of_run
 from mmnet.evaluate.metrics import METRICS
-from mmnet.runtime.files import read_json, write_json
+from mmnet.runtime.files import write_json
 from mmnet.tracking import live
+from mmnet.tracking.record import published
 from mmnet.tracking.store import Store
 from mmnet.train import loop
 from mmnet.train.run_state import Saver
@@ -28,6 +29,27 @@ from support.training import CPU, inputs_of
 RUN = ["--experiment", "refcoco_vit_b"]
 SETTINGS = [part for override in TINY for part in ("--set", override)]
 WITH_MLFLOW = [*SETTINGS, "--set", "mlflow.enabled=true"]
+
+RECORD = """
+import json, os
+from types import SimpleNamespace
+from mmnet.config.identity import Identity
+from mmnet.config.paths import Paths
+from mmnet.config.schema import Config
+from mmnet.runtime.files import atomic_write
+from mmnet.tracking import live
+
+def record(text, tables, epochs):
+    config, lines = Config.model_validate_json(text), ""
+    run = Paths("mini").run(config.experiment, config.seed)
+    identity = Identity(values=config.training_values(), data={}, code={})
+    with live.recorded(config, run, identity, tables, SimpleNamespace(type="cpu")):
+        for n in range(1, epochs + 1):
+            lines += json.dumps({"epoch": n, "lr": 1.0, "loss": 1 / n, "val": {}}) + "\\n"
+            with atomic_write(run.work(identity).metrics) as file:
+                file.write(lines)
+"""
+"""For a process of its own: a training that only writes its metrics, recorded."""
 
 
 def run_of(config: Config) -> RunPaths:
@@ -56,11 +78,11 @@ def runs_in(store: Store, which: str) -> list[Any]:
 
 
 def recorded_run(store: Store, run: RunPaths) -> Any:
-    """The one run that MLflow has of what is published, or None."""
-    digest = Identity.from_dict(read_json(run.identity)["identity"]).digest  # type: ignore[union-attr]
-    found = runs_in(store, f"tags.`mmnet.identity` = '{digest}'")
-    assert len(found) <= 1
-    return found[0] if found else None
+    """The one run that MLflow has of what is published."""
+    identity = published(run)
+    assert identity is not None
+    (found,) = runs_in(store, f"tags.`mmnet.identity` = '{identity.digest}'")
+    return found
 
 
 def history(store: Store, found: Any, key: str) -> list[tuple[int, float]]:
@@ -72,10 +94,12 @@ def assert_holds(store: Store, run: RunPaths) -> None:
     """The store has each epoch of metrics.jsonl, once."""
     lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     found = recorded_run(store, run)
-    for key, name in (("val per epoch/mIoU", "mIoU"), ("val per epoch/Pr_0.9", "Pr@0.9")):
-        expected = [(line["epoch"], line["val"][name]) for line in lines]
-        assert history(store, found, key) == expected
-    assert history(store, found, "train/loss") == [(line["epoch"], line["loss"]) for line in lines]
+    for key, value_of in {
+        "val per epoch/mIoU": lambda line: line["val"]["mIoU"],
+        "val per epoch/Pr_0.9": lambda line: line["val"]["Pr@0.9"],
+        "train/loss": lambda line: line["loss"],
+    }.items():
+        assert history(store, found, key) == [(line["epoch"], value_of(line)) for line in lines]
     assert found.info.status == "FINISHED"
 
 

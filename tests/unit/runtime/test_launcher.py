@@ -64,17 +64,15 @@ def test_no_other_module_asks_for_the_rank() -> None:
     assert askers == {"launcher.py"}
 
 
-def test_a_lost_peer_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_peer_is_one_line_and_a_bug_keeps_its_traceback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def broken(*arguments: Any) -> None:
         raise RuntimeError("[gloo] Connection closed by peer [127.0.0.1]:1234\nC++ stack")
 
     monkeypatch.setattr(distributed.dist, "all_reduce", broken)
-    with pytest.raises(LostPeersError, match=r"process 2 of 2 .*Connection closed") as caught:
+    with pytest.raises(LostPeersError, match=r"^process 2 of 2 .*Connection closed.*$"):
         World(1, 2).mean([1.0], torch.device("cpu"))
-    assert "\n" not in str(caught.value)
-
-
-def test_other_errors_of_a_collective_keep_their_traceback() -> None:
     with pytest.raises(RuntimeError, match="a bug"), World(0, 2).communicating():
         raise RuntimeError("a bug")
 
@@ -216,9 +214,6 @@ def test_a_process_ends_when_its_launcher_is_killed(by: str) -> None:
 
 def test_a_process_ends_whose_launcher_was_killed_before_it_looked() -> None:
     environment = {"TORCHELASTIC_RUN_ID": "1", launcher.LAUNCHER: "4000000"}
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD],
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-        capture_output=True,
-    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    done = subprocess.run([sys.executable, "-c", CHILD], env=environment, capture_output=True)
     assert done.returncode == -signal.SIGTERM

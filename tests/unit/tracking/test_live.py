@@ -19,6 +19,7 @@ from mmnet.tracking.store import Store
 from support.mlflow_server import Hanging, Server, Unauthorised, serving
 from support.tiny import Tiny
 from support.tracking import (
+    RECORD,
     RUN,
     SETTINGS,
     WITH_MLFLOW,
@@ -129,20 +130,8 @@ def test_a_server_that_hangs_holds_up_neither_training_nor_the_end_of_the_proces
         record = read_json(run_of(config).work(identity).record)
         assert record["ended"]["status"] == "KILLED"
 
-        script = f"""
-from pathlib import Path
-from types import SimpleNamespace
-from mmnet.config.identity import Identity
-from mmnet.config.paths import Paths
-from mmnet.config.schema import Config
-from mmnet.tracking import live
-live.WAIT = 0.1
-config = Config.model_validate_json({config.model_dump_json()!r})
-identity = Identity(values=config.training_values(), data={{}}, code={{}})
-with live.recorded(config, Paths("mini").run("a", 2), identity, [], SimpleNamespace(type="cpu")):
-    pass
-"""
-        done = python(script)
+        text = seeded(tiny, 2).model_dump_json()
+        done = python(f"{RECORD}\nlive.WAIT = 0.1\nrecord({text!r}, [], epochs=0)")
     assert (done.returncode, done.stdout) == (0, "")
     assert len(done.stderr.splitlines()) == 1
     for thread in threading.enumerate():
@@ -259,33 +248,17 @@ def test_eight_processes_at_once_on_a_fresh_database_lose_nothing(
     configs = [seeded(tiny, seed).model_dump_json() for seed in range(8)]
     tables = rows_of_run(tiny.config, tiny.params)
     script = f"""
-import json, os
-from types import SimpleNamespace
-from mmnet.config.identity import Identity
-from mmnet.config.paths import Paths
-from mmnet.config.schema import Config
-from mmnet.runtime.files import atomic_write
-from mmnet.tracking import live
 live.silence_mlflow()
 live.WAIT = 1000
 children = []
 for text in {configs!r}:
     children.append(os.fork())
-    if children[-1]:
-        continue
-    config = Config.model_validate_json(text)
-    run = Paths("mini").run(config.experiment, config.seed)
-    identity = Identity(values=config.training_values(), data={{}}, code={{}})
-    with live.recorded(config, run, identity, {tables!r}, SimpleNamespace(type="cpu")):
-        for epochs in (1, 2):
-            lines = [{{"epoch": n, "lr": 1.0, "loss": 1 / n, "val": {{}}}} for n in (1, 2)[:epochs]]
-            text = "".join(json.dumps(line) + "\\n" for line in lines)
-            with atomic_write(run.work(identity).metrics) as file:
-                file.write(text)
-    os._exit(0)
+    if not children[-1]:
+        record(text, {tables!r}, epochs=2)
+        os._exit(0)
 assert [os.waitpid(child, 0)[1] for child in children] == [0] * 8
 """
-    done = python(script)
+    done = python(RECORD + script)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     store = Store(project)
     found = runs_in(store, "tags.tables = 'table1'")

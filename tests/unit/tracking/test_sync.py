@@ -18,7 +18,7 @@ from mmnet.runtime.errors import TrackingError
 from mmnet.runtime.files import locked, read_json, write_json
 from mmnet.tracking import live
 from mmnet.tracking.provenance import check_clean, revision
-from mmnet.tracking.record import begin, note_end, note_epochs
+from mmnet.tracking.record import begin, note
 from mmnet.tracking.store import Store, database_of, one_line
 from support.tiny import ROOT, Tiny
 from support.tracking import (
@@ -64,8 +64,7 @@ def test_a_run_pulled_from_elsewhere_is_the_run_that_its_training_recorded(
     work.finished.unlink()
     begin(tiny.config, run, identity, [], CPU)
     shutil.copy(run.metrics, work.metrics)
-    note_epochs(work, identity)
-    note_end(work, identity, "FINISHED")
+    note(work, identity, "FINISHED")
     for _ in range(2):
         sync(tiny)
         found = recorded_run(store, run)
@@ -103,6 +102,9 @@ def test_runs_may_be_a_link_and_repository_and_database_may_move(
     assert main(["mlflow-sync", str(run.folder), *SETTINGS]) == 0
     assert main(["mlflow-sync", str(scratch / "mini" / run.experiment / "seed1"), *SETTINGS]) == 0
     assert len(list(project.glob("mlartifacts/mini/*/*/*"))) == 6
+    for address in ("mlflow.db", "./mlflow.db?timeout=9", f"{project}/runs/../project/mlflow.db"):
+        assert database_of(f"sqlite+pysqlite:///{address}") == project.resolve() / "mlflow.db"
+    assert database_of("http://localhost/sqlite:///mlflow.db") is None
 
     moved = project.rename(project.parent / "moved")
     project.touch()  # nothing can be written there any more
@@ -114,16 +116,6 @@ def test_runs_may_be_a_link_and_repository_and_database_may_move(
     lines = capsys.readouterr().err.splitlines()
     assert sorted(line.partition(": ")[2] for line in lines) == ["nothing new", "scores.json"]
     assert lost.is_file()
-
-
-def test_a_database_is_known_however_it_is_named(project: Path) -> None:
-    for address in (
-        "sqlite:///mlflow.db",
-        "sqlite:///./mlflow.db?timeout=9",
-        f"sqlite+pysqlite:///{project}/runs/../mlflow.db",
-    ):
-        assert database_of(address) == project.resolve() / "mlflow.db"
-    assert database_of("http://localhost/sqlite:///mlflow.db") is None
 
 
 @pytest.fixture
@@ -185,9 +177,6 @@ def test_a_database_that_cannot_be_used_is_one_line_and_stays_as_it_is(
     (project / "other.db").touch()  # as good as none
     assert main(["mlflow-sync", str(run.folder)]) == 0
     store = Store(project)
-    store.client.create_experiment("mmnet paper", "file:///elsewhere")  # as earlier versions did
-    place = store.client.get_experiment(store.experiment("paper")).artifact_location
-    assert place == "mlflow-artifacts:/paper"
     store.client.delete_experiment(store.experiment("mini"))
     assert "experiments restore" in mistake(capsys, "mlflow-sync")
     assert "experiments restore" in mistake(capsys, "report", "table2", "--from-mlflow")
