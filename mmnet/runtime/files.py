@@ -14,7 +14,7 @@ from typing import IO, Any
 from filelock import FileLock, Timeout
 
 from mmnet.runtime.errors import MMNetError
-from mmnet.runtime.progress import readable
+from mmnet.runtime.progress import readable, say
 
 UNWRITABLE = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS),
@@ -96,7 +96,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return a file's values; none where it is missing or damaged."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
 
@@ -108,17 +108,21 @@ def checksum(path: Path, algorithm: str = "sha256") -> str:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, *, waiting: str = "") -> Iterator[None]:
     """Lock a file or folder, which need not exist yet, against other processes.
 
+    Where another process has locked it, wait, if told what for.
+
     Raises:
-        MMNetError: another process has locked it.
+        MMNetError: another process has locked it, and there is nothing to wait for.
     """
     lock = _lock_of(path)
     try:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=0)
+            if waiting and is_locked(path):
+                say(f"{path}: waiting for {waiting}")
+            lock.acquire(timeout=-1 if waiting else 0, poll_interval=1.0)
     except Timeout:
         raise MMNetError(
             f"{path}: another process is at work here. Wait for it or end it, then run again."

@@ -8,7 +8,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
 
-REPORTING = {"say", "print", "warn", "Stopped"}
+REPORTING = {"say", "say_cut", "print", "warn", "Stopped"}
 """Functions whose arguments are messages; so are those of every `...Error`."""
 PROGRESS = "track"
 """A function of which the first argument alone, the items, is no message."""

@@ -74,7 +74,7 @@ def fit(
         if world.broadcast(identity is not None and is_finished(work, identity)):
             say(f"{work.folder}: this training is finished; publishing it again")
             if identity is not None:
-                publish(work, run)
+                publish(work, run, identity)
             return
         if identity is not None:
             begin(run, work, identity)
@@ -83,7 +83,7 @@ def fit(
         model = build_model(config.model, config.tower, weights=inputs.weights).to(device)
         state = start(model, config.train, device)
         if last is not None:
-            resume(state, last)
+            resume(state, last, work)
         saver = Saver(state, work, identity, epochs=config.train.epochs)
         saver.save_best()  # it may have been killed after saving its state
         with listening() as stop, Stepper(state, config, world, device, stop) as stepper:
@@ -194,14 +194,14 @@ def record_epoch(state: RunState, val: dict[str, float], config: Config, num_ite
 
 @contextlib.contextmanager
 def _work_folder(run: RunPaths, identity: Identity | None, world: World) -> Iterator[WorkPaths]:
-    """Hold the work folder against other trainings; remove what a killed one left half-written."""
+    """Hold the work folder, once no other training does; remove what a killed one left."""
     own = world.broadcast(identity)
     assert own is not None  # the first process's
     work = run.work(own)
     if not world.is_first:
         yield work
         return
-    with locked(work.folder):
+    with locked(work.folder, waiting="another training of the same identity"):
         for name in ("*.pt", "*.json", "*.jsonl"):
             for left in work.folder.glob(f".{name}.*.tmp"):
                 left.unlink()

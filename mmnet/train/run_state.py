@@ -101,7 +101,7 @@ class Saver:
             return
         epochs = {"epochs": self.state.epoch, "best_epoch": best_epoch(self.state.history)}
         write_json(self.work.finished, epochs)
-        publish(self.work, run)
+        publish(self.work, run, self.identity)
 
 
 def begin(run: RunPaths, work: WorkPaths, identity: Identity) -> None:
@@ -156,8 +156,11 @@ def resumable(work: WorkPaths, identity: Identity) -> Path | None:
     return None
 
 
-def resume(state: RunState, path: Path) -> None:
+def resume(state: RunState, path: Path, work: WorkPaths) -> None:
+    """Take over a saved state; a newer one that is damaged is removed, or it would replace it."""
     content = checkpoint.load(path)
+    if path == work.previous:
+        work.last.unlink(missing_ok=True)
     state.model.load_state_dict(content["model"])
     state.optimizer.load_state_dict(content["optimizer"])
     if content["scaler"] and state.scaler.is_enabled():
@@ -171,14 +174,20 @@ def resume(state: RunState, path: Path) -> None:
 
 
 def is_finished(work: WorkPaths, identity: Identity) -> bool:
-    """Whether this very training has ended, with its best model still there."""
+    """Whether this very training has ended, with its best model and its metrics whole."""
     if not work.finished.is_file():
         return False
-    best = read_json(work.finished).get("best_epoch", 0)
-    return work.metrics.is_file() and 0 < best == _epoch_saved(work.best, identity)
+    end = read_json(work.finished)
+    if end.get("epochs") != _lines(work.metrics):
+        say(f"{work.metrics}: not the metrics of a finished training; starting from scratch")
+        return False
+    if not 0 < end.get("best_epoch", 0) == _epoch_saved(work.best, identity):
+        say(f"{work.best}: not the model of a finished training; starting from scratch")
+        return False
+    return True
 
 
-def publish(work: WorkPaths, run: RunPaths) -> None:
+def publish(work: WorkPaths, run: RunPaths, identity: Identity) -> None:
     """Put a finished training's results where tables look for them."""
     for kept, published in ((work.best, run.checkpoint), (work.metrics, run.metrics)):
         for left in published.parent.glob(f".{published.name}.*.tmp"):
@@ -190,10 +199,19 @@ def publish(work: WorkPaths, run: RunPaths) -> None:
             except OSError:
                 shutil.copyfile(kept, path)
             path.touch()  # as new as what it was made from, however old the run is
-    about = {"experiment": run.experiment, "seed": run.seed}  # the name may be new
-    write_json(run.identity, read_json(work.about) | about)
+    names = {"experiment": run.experiment, "seed": run.seed}  # they may be new
+    about = {**read_json(work.about), **names, "identity": identity.as_dict()}
+    for path in (work.about, run.identity):
+        write_json(path, about)
     for path in (work.last, work.previous):
         path.unlink(missing_ok=True)
+
+
+def _lines(metrics: Path) -> int:
+    try:
+        return len(metrics.read_text(encoding="utf-8").splitlines())
+    except OSError:
+        return 0
 
 
 def _epoch_saved(best: Path, identity: Identity) -> int:

@@ -344,7 +344,8 @@ def test_state_of_a_gpu_without_scaled_loss_is_taken_by_one_with(
     model = build_model(tiny.config.model, tiny.config.tower, weights=None)
     run = step.start(model, tiny.config.train, CPU)
     run.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
-    state.resume(run, work_of(tiny, tmp_path).last)
+    work = work_of(tiny, tmp_path)
+    state.resume(run, work.last, work)
     assert run.scaler.get_scale() == 4.0
     assert len(run.losses) == 2
 
