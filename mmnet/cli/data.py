@@ -7,7 +7,8 @@ from pathlib import Path
 
 from mmnet.cli.common import known_name, known_tower, load
 from mmnet.config.paths import Paths
-from mmnet.config.schema import ArchiveName, Params, SourceConfig
+from mmnet.config.profile import ArchiveName, SourceConfig
+from mmnet.config.schema import Params
 from mmnet.runtime.errors import ConfigError, DataError, MMNetError
 
 

@@ -239,7 +239,7 @@ def test_without_open_clip_the_architecture_is_left_to_the_job(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # As where Snakemake is installed alone and conda makes the jobs' environment.
-    monkeypatch.setattr("mmnet.config.schema.find_spec", lambda name: None)
+    monkeypatch.setattr("mmnet.config.profile.find_spec", lambda name: None)
     load_params(PARAMS, ["profiles.mini.towers.vit_b.architecture=mini-vit-q"])
 
 
