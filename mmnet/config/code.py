@@ -37,15 +37,10 @@ RULES: dict[str, tuple[str, ...]] = {
     "score": ("evaluate/metrics.py",),
     "examples": (*_PREDICTION, "evaluate/examples.py", "evaluate/selection.py"),
     "queries": (*_PREDICTION, "evaluate/queries.py", "evaluate/selection.py"),
-    "tables": ("config/tables.py", "report/published.csv", "report/tables/*"),
-    "claims": (
-        "config/tables.py",
-        "report/published.csv",
-        "report/claims/*",
-        "evaluate/metrics.py",
-    ),
+    "tables": (*_REPORT, "report/tables/*"),
+    "claims": (*_REPORT, "report/claims/*", "evaluate/metrics.py"),
     "figures": ("report/figures/*", "report/tables/*", "evaluate/pictures.py"),
-    "pages": ("report/pages/*",),
+    "pages": ("report/pages/*", "report/render.py", "report/templates/*"),
 }
 """Rule -> files below `mmnet/`; `*` is all of a folder."""
 
@@ -105,13 +100,7 @@ def tower_files(architecture: str) -> list[str]:
 def _expanded(paths: Iterable[str]) -> list[str]:
     found: list[str] = []
     for path in paths:
-        if path.endswith("/*"):
-            files = sorted((PACKAGE / path[:-2]).rglob("*"))
-            found += [
-                str(file.relative_to(PACKAGE))
-                for file in files
-                if file.is_file() and "__pycache__" not in file.parts
-            ]
-        else:
-            found.append(path)
+        whole = sorted((PACKAGE / path[:-2]).rglob("*")) if path.endswith("/*") else []
+        files = [f for f in whole if f.is_file() and "__pycache__" not in f.parts]
+        found += [str(file.relative_to(PACKAGE)) for file in files] or [path]
     return found
