@@ -25,13 +25,9 @@ def shapes(arguments: argparse.Namespace) -> None:
         )
     images = shapes.images.model_dump()
     total = sum(count for splits in images.values() for count in splits.values())
-    write_mirror(
-        paths.mirror,
-        seed=shapes.seed,
-        image_sizes=shapes.image_sizes,
-        images=images,
-        progress=lambda plan: track(plan, name="drawing", total=total, unit="images"),
-    )
+    drawing = partial(track, name="drawing", total=total, unit="images")
+    sizes = shapes.image_sizes
+    write_mirror(paths.mirror, seed=shapes.seed, image_sizes=sizes, images=images, progress=drawing)
 
 
 def download(arguments: argparse.Namespace) -> None:
@@ -47,13 +43,12 @@ def download(arguments: argparse.Namespace) -> None:
         return
     faults = []
     for name in arguments.archives or profile.archives:
-        key = f"profiles.{params.profile}.data.{name}"
-        local = profile.data.get(name)
+        key, local = f"profiles.{params.profile}.data.{name}", profile.data.get(name)
         if local is not None:
             say(f"{name}: not downloaded: {key} names your copy, {paths.source(name, local)}")
             continue
+        remedy = f"name your copy in {key} in params.yaml"
         try:
-            remedy = f"name your copy in {key} in params.yaml"
             provide(profile.archives[name], paths.archive(name), remedy=remedy)
         except DataError as error:  # the others may be available
             faults.append(str(error))
@@ -68,9 +63,7 @@ def _check(params: Params, paths: Paths, archives: list[ArchiveName]) -> None:
     files: list[tuple[SourceConfig, Callable[[], Path], str]] = []
     for name in archives or [*profile.archives]:
         local = profile.data.get(name)
-        remedy = f"Fetch it again: mmnet download {name}."
-        if local is not None:
-            remedy = _own_copy(name, params)
+        remedy = _own_copy(name, params) if local else f"Fetch it again: mmnet download {name}."
         files.append((profile.archives[name], partial(paths.source, name, local), remedy))
     for tower, config in profile.towers.items():
         if config.pretrained == "openai" and not archives:
@@ -124,11 +117,10 @@ def unpack_images(arguments: argparse.Namespace) -> None:
     from mmnet.runtime.progress import say
 
     params, paths = load(arguments)
+    zip_or_folder = _verified("train2014", params, paths)
+    tables = [paths.table(name) for name in params.active.datasets]
     count = unpack_images(
-        _verified("train2014", params, paths),
-        tables=[paths.table(name) for name in params.active.datasets],
-        folder=paths.images,
-        manifest=paths.manifest,
+        zip_or_folder, tables=tables, folder=paths.images, manifest=paths.manifest
     )
     say(f"{count} images in {paths.images}")
 

@@ -26,9 +26,8 @@ def _accept(arguments: argparse.Namespace) -> None:
     if arguments.tables:
         raise ConfigError("--accept takes runs, not tables. Give one or the other.")
     refused = []
-    for experiment, seed in named_runs(arguments.accept, params):
-        config = params.resolve(experiment, seed)
-        run = paths.run(experiment, seed)
+    for name, seed in named_runs(arguments.accept, params):
+        config, run = params.resolve(name, seed), paths.run(name, seed)
         try:
             found = accept(config, paths.inputs(config), run)
             say(f"{run.name}: accepted ({found}); snakemake or `mmnet train` publishes it")

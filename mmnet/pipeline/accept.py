@@ -54,9 +54,7 @@ def accept(config: Config, inputs: RunInputs, run: RunPaths) -> str:
     new = training_identity(config, inputs)
     found = differences(old, new)
     if not found:
-        raise MMNetError(
-            f"{run.folder}: nothing has changed since its training; nothing to accept."
-        )
+        raise MMNetError(f"{run.folder}: nothing has changed since its training.")
     content = checkpoint.load(run.checkpoint)
     if content["identity"] != old.as_dict():
         raise CheckpointError(f"{run.folder}: run.json is not of this checkpoint. Train it again.")

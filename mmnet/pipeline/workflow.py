@@ -38,29 +38,22 @@ class Workflow:
         for table in TABLES:
             check_rows(table, params)
         for name in params.experiments:
-            self._check_gpus(name, gpu_limit)
-        for name in self.profile.datasets:
-            self._check_own_copy(name)
-
-    def _check_gpus(self, experiment: str, limit: int | None) -> None:
-        train = self.params.resolve(experiment, self.params.seeds[0]).train
-        is_on_gpus = train.device != "cpu" and train.processes > 1
-        if limit is not None and is_on_gpus and train.processes > limit:
-            # Snakemake would silently ask for fewer, and the job would use them all the same.
-            raise ConfigError(
-                f"params.yaml: {experiment}: train.processes is {train.processes}, but all jobs "
-                f"together may use {limit} GPUs. Add --resources gpu={train.processes} or more, or "
-                "lower it."
-            )
-
-    def _check_own_copy(self, dataset: str) -> None:
-        source = self.sources[dataset]
-        for file in self._annotation_files(dataset):
-            if source.is_dir() and not (source / file).is_file():
+            train = params.resolve(name, params.seeds[0]).train
+            if gpu_limit is not None and 1 < gpus(train.device, train.processes) > gpu_limit:
+                # Snakemake would ask for fewer, and the job would use them all the same.
                 raise ConfigError(
-                    f"params.yaml: profiles.{self.params.profile}.data.{dataset}: {source} lacks "
-                    f"{file}. Add it, or give another copy, or null to download it."
+                    f"params.yaml: {name}: train.processes is {train.processes}, but all jobs "
+                    f"together may use {gpu_limit} GPUs. Add --resources gpu={train.processes} or "
+                    "more, or lower it."
                 )
+        for name in self.profile.datasets:
+            source = self.sources[name]
+            for file in self._annotation_files(name):
+                if source.is_dir() and not (source / file).is_file():
+                    raise ConfigError(
+                        f"params.yaml: profiles.{params.profile}.data.{name}: {source} lacks "
+                        f"{file}. Add it, or give another copy, or null to download it."
+                    )
 
     def _annotation_files(self, dataset: str) -> tuple[str, str]:
         return "instances.json", f"refs({self.profile.datasets[dataset].refs}).p"  # type: ignore[index]
@@ -130,11 +123,8 @@ class Workflow:
 
     def found(self, paths: Iterable[Path]) -> dict[str, str]:
         """Return, with allow_missing, which files of runs exist, with their checksums."""
-        return {
-            str(path): checksum(path)
-            for path in paths
-            if self.params.allow_missing and path.exists()
-        }
+        existing = [path for path in paths if self.params.allow_missing and path.exists()]
+        return {str(path): checksum(path) for path in existing}
 
     def predictions_of(self, configs: Iterable[Config]) -> list[str]:
         """Return what shapes the predictions of runs."""
