@@ -10,11 +10,11 @@ from mmnet.config.paths import Paths
 from mmnet.config.profile import ArchiveName, SourceConfig
 from mmnet.config.schema import Params
 from mmnet.runtime.errors import ConfigError, DataError, MMNetError
+from mmnet.runtime.progress import say, track
 
 
 def shapes(arguments: argparse.Namespace) -> None:
     from mmnet.benchmark.scenes import write_mirror
-    from mmnet.runtime.progress import track
 
     params, paths = load(arguments)
     shapes = params.active.shapes
@@ -32,7 +32,6 @@ def shapes(arguments: argparse.Namespace) -> None:
 
 def download(arguments: argparse.Namespace) -> None:
     from mmnet.data.download import provide
-    from mmnet.runtime.progress import say
 
     params, paths = load(arguments)
     profile = params.active
@@ -63,7 +62,7 @@ def _check(params: Params, paths: Paths, archives: list[ArchiveName]) -> None:
     files: list[tuple[SourceConfig, Callable[[], Path], str]] = []
     for name in archives or [*profile.archives]:
         local = profile.data.get(name)
-        remedy = _own_copy(name, params) if local else f"Fetch it again: mmnet download {name}."
+        remedy = _own_copy(name, params) or f"Fetch it again: mmnet download {name}."
         files.append((profile.archives[name], partial(paths.source, name, local), remedy))
     for tower, config in profile.towers.items():
         if config.pretrained == "openai" and not archives:
@@ -80,25 +79,24 @@ def _check(params: Params, paths: Paths, archives: list[ArchiveName]) -> None:
         raise DataError(f"{wrong} of {len(files)} files are wrong; see above how to fix them.")
 
 
-def _own_copy(name: ArchiveName, params: Params) -> str:
-    return f"Fix it, or profiles.{params.profile}.data.{name} in params.yaml."
+def _own_copy(name: ArchiveName, params: Params) -> str | None:
+    """How to fix a wrong archive that is the user's own copy; None of one that is not."""
+    key = f"profiles.{params.profile}.data.{name}"
+    return f"Fix it, or {key} in params.yaml." if params.active.data.get(name) else None
 
 
 def _verified(name: ArchiveName, params: Params, paths: Paths) -> Path:
     """Return the path that an archive is read from; a user's folder is not verified."""
     from mmnet.data.download import verify_placed
 
-    local = params.active.data.get(name)
-    source = paths.source(name, local)
+    source = paths.source(name, params.active.data.get(name))
     if not source.is_dir():
-        remedy = _own_copy(name, params) if local else None
-        verify_placed(params.active.archives[name], source, remedy=remedy)
+        verify_placed(params.active.archives[name], source, remedy=_own_copy(name, params))
     return source
 
 
 def prepare(arguments: argparse.Namespace) -> None:
     from mmnet.data.prepare import prepare_table
-    from mmnet.runtime.progress import say
 
     params, paths = load(arguments)
     name = arguments.dataset
@@ -114,7 +112,6 @@ def prepare(arguments: argparse.Namespace) -> None:
 
 def unpack_images(arguments: argparse.Namespace) -> None:
     from mmnet.data.prepare import unpack_images
-    from mmnet.runtime.progress import say
 
     params, paths = load(arguments)
     zip_or_folder = _verified("train2014", params, paths)

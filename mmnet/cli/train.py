@@ -13,6 +13,7 @@ from mmnet.config.identity import Identity, RunInputs, training_identity
 from mmnet.config.schema import Config, Params
 from mmnet.config.tables import rows_of_run
 from mmnet.runtime.errors import DataError
+from mmnet.runtime.files import write_json
 from mmnet.runtime.launcher import is_first
 
 
@@ -78,7 +79,6 @@ def predict(arguments: argparse.Namespace) -> int | None:
 
 def evaluate(arguments: argparse.Namespace) -> None:
     from mmnet.evaluate.metrics import percents, score_run
-    from mmnet.runtime.files import write_json
     from mmnet.tracking.live import send
 
     params, _, config, run = load_run(arguments)

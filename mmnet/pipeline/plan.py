@@ -45,30 +45,14 @@ class CostedRun(NamedTuple):
 
     config: Config
     items: int
-    cost: Cost
-    activations: Activations
-
-    @property
-    def part_size(self) -> int:
-        """Items at a time on one GPU."""
-        return part_size(self.config.train, self.config.train.processes)
-
-    @property
-    def memory(self) -> int:
-        """Bytes on one GPU: the state, gradients in transit to other GPUs, a part's activations."""
-        copies = STATE + (self.config.train.processes > 1)
-        kept = self.activations.fixed + self.activations.per_item * self.part_size
-        return copies * self.checkpoint + kept
-
-    @property
-    def flops(self) -> int:
-        """Of the whole training."""
-        return FORWARD_AND_BACKWARD * self.cost.flops * self.items * self.config.train.epochs
-
-    @property
-    def checkpoint(self) -> int:
-        """Bytes."""
-        return 4 * self.cost.parameters
+    part: int
+    """Items at a time on one GPU."""
+    flops: int
+    """Of the whole training."""
+    memory: int
+    """Bytes on one GPU: the state, gradients in transit to other GPUs, a part's activations."""
+    checkpoint: int
+    """Bytes."""
 
 
 def plan(params: Params, paths: Paths, tables: Sequence[str], *, tflops: float) -> str:
@@ -113,7 +97,7 @@ def _row(run: CostedRun, params: Params, rate: float) -> dict[str, Any]:
         "items": f"{run.items:,}",
         "training": si(run.flops),
         "GPU time": duration(run.flops / rate),
-        "part": run.part_size,
+        "part": run.part,
         "memory": readable(run.memory),
         "checkpoint": readable(run.checkpoint),
     }
@@ -156,7 +140,11 @@ def costed_runs(params: Params, paths: Paths, tables: Sequence[str]) -> list[Cos
         if kind not in kept:
             kept[kind] = activations(config)
         counted = cost(config.model, config.tower, max_length=length)
-        runs.append(CostedRun(config, count_items(config.dataset_name), counted, kept[kind]))
+        items, part = count_items(config.dataset_name), part_size(train, train.processes)
+        flops = FORWARD_AND_BACKWARD * counted.flops * items * train.epochs
+        checkpoint, copies = 4 * counted.parameters, STATE + (train.processes > 1)
+        memory = copies * checkpoint + kept[kind].fixed + kept[kind].per_item * part
+        runs.append(CostedRun(config, items, part, flops, memory, checkpoint))
     return runs
 
 

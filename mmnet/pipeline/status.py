@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from statistics import mean
 from typing import Any, NamedTuple
 
@@ -28,59 +28,34 @@ SHOWN = 3
 """Differences that a line names; of more, the count."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Work:
-    """A work folder, and which training works in it."""
+    """A work folder: which training works in it, and how far it is."""
 
     paths: WorkPaths
     about: dict[str, Any]
     identity: Identity
 
-    @property
-    def run(self) -> tuple[Any, Any]:
-        return self.about.get("experiment"), self.about.get("seed")
-
-    @property
-    def kind(self) -> Kind:
-        values = self.identity.values
-        return values["tower"]["architecture"], values["model"]["image_size"]
-
-    @property
-    def state(self) -> str:
-        if self.paths.finished.is_file() and self.paths.best.is_file():
-            return "finished"
-        return "training" if is_locked(self.paths.folder) else "interrupted"
-
-    @property
-    def has_saved(self) -> bool:
-        """Whether there is anything to resume from."""
-        return self.paths.last.is_file() or self.paths.previous.is_file()
-
-    @property
-    def size(self) -> int:
-        """Bytes of its checkpoints."""
-        return sum(path.stat().st_size for path in self.paths.folder.glob("*.pt"))
-
-    @cached_property
-    def epochs_done(self) -> float:
+    def __post_init__(self) -> None:
+        paths, values = self.paths, self.identity.values
+        self.run: tuple[Any, Any] = self.about.get("experiment"), self.about.get("seed")
+        self.kind: Kind = values["tower"]["architecture"], values["model"]["image_size"]
+        self.state = "training" if is_locked(paths.folder) else "interrupted"
+        if paths.finished.is_file() and paths.best.is_file():
+            self.state = "finished"
+        self.has_saved = paths.last.is_file() or paths.previous.is_file()
+        self.size = sum(path.stat().st_size for path in paths.folder.glob("*.pt"))
+        progress = read_json(paths.progress)
+        self.epochs_done = float(progress.get("epoch", 0))
         """Until its last saved state; without the steps of an unfinished first epoch."""
-        progress = read_json(self.paths.progress)
-        epoch, steps = progress.get("epoch", 0), progress.get("steps", 0)
-        if not epoch or not self.paths.metrics.is_file():
-            return float(epoch)
-        last = json.loads(self.paths.metrics.read_text(encoding="utf-8").splitlines()[-1])
-        return float(epoch + steps * last["epoch"] / last["step"])
-
-    @property
-    def pace(self) -> float | None:
+        if self.epochs_done and paths.metrics.is_file():
+            last = json.loads(paths.metrics.read_text(encoding="utf-8").splitlines()[-1])
+            self.epochs_done += progress.get("steps", 0) * last["epoch"] / last["step"]
+        is_timed = self.epochs_done and progress.get("seconds")
+        self.pace = progress["seconds"] / self.epochs_done if is_timed else None
         """Measured seconds per epoch; None before the end of the first."""
-        seconds = read_json(self.paths.progress).get("seconds", 0.0)
-        return seconds / self.epochs_done if self.epochs_done else None
-
-    @property
-    def position(self) -> str:
-        epochs = self.identity.values["train"]["epochs"]
-        return f"epoch {min(int(self.epochs_done) + 1, epochs)}/{epochs}"
+        epochs = values["train"]["epochs"]
+        self.position = f"epoch {min(int(self.epochs_done) + 1, epochs)}/{epochs}"
 
 
 @dataclass(frozen=True)
@@ -167,16 +142,11 @@ def expected_runs(params: Params, paths: Paths, tables: Sequence[str]) -> list[E
 
 def statuses(runs: Iterable[Expected], paths: Paths, works: Sequence[Work]) -> list[RunStatus]:
     """Return what runs are doing, as their published files and the work folders say."""
-    kinds: dict[Kind, list[float]] = {}
-    for work in works:
-        if pace := work.pace:
-            kinds.setdefault(work.kind, []).append(pace)
     found = []
     for run in runs:
         own = next((w for w in works if run.beside(w.identity) == w.identity), None)
-        pace = own.pace if own else None
-        if pace is None and run.kind in kinds:
-            pace = mean(kinds[run.kind])
+        alike = [work.pace for work in works if work.pace and work.kind == run.kind]
+        pace = (own and own.pace) or (mean(alike) if alike else None)
         found.append(RunStatus(run, *_state(run, paths.run(*run.run), own), own, pace))
     return found
 
@@ -205,12 +175,9 @@ def _state(run: Expected, files: RunPaths, work: Work | None) -> tuple[str, str]
 
 def works_of(paths: Paths) -> list[Work]:
     """Return the profile's work folders, of trainings finished and not."""
-    found = []
-    for work in paths.works:
-        about = read_json(work.about)
-        if identity := Identity.from_dict(about.get("identity")):
-            found.append(Work(work, about, identity))
-    return found
+    abouts = [(work, read_json(work.about)) for work in paths.works]
+    read = [(work, about, Identity.from_dict(about.get("identity"))) for work, about in abouts]
+    return [Work(work, about, identity) for work, about, identity in read if identity]
 
 
 def shown(differences: Sequence[str]) -> str:

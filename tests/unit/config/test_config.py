@@ -94,12 +94,6 @@ def test_an_experiments_keys_override_its_profiles() -> None:
     assert params.resolve("refcoco_vit_l", 0) == plain.resolve("refcoco_vit_l", 0)
 
 
-def test_params_cannot_be_changed_after_loading() -> None:
-    params: Params = load_params(PARAMS)
-    with pytest.raises(ValueError, match="frozen"):
-        params.profile = "paper"
-
-
 # What is refused.
 
 
