@@ -42,14 +42,25 @@ def _parser() -> argparse.ArgumentParser:
     )
     runs = vars(data) | vars(train) | vars(report) | vars(pipeline)
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    params, run, device, tower, tables = _shared()
+    params, *shared = _shared()
 
-    def add(name: str, text: str, *shared: argparse.ArgumentParser) -> Any:
-        parents = [params, *shared]
+    def add(name: str, text: str, *others: argparse.ArgumentParser) -> Any:
+        parents = [params, *others]
         command = subparsers.add_parser(name, help=text, description=text, parents=parents)
         command.set_defaults(run=runs[name.replace("-", "_")])
         return command
 
+    _add_commands(add, *shared)
+    return parser
+
+
+def _add_commands(
+    add: Callable[..., Any],
+    run: argparse.ArgumentParser,
+    device: argparse.ArgumentParser,
+    tower: argparse.ArgumentParser,
+    tables: argparse.ArgumentParser,
+) -> None:
     add("shapes", "Draw the procedural benchmark and write its archives.")
     command = add("download", "Fetch archives and verify their checksums.")
     names = "refcoco, refcoco+, refcocog, train2014; default: all, less your own copies"
@@ -63,8 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     add("pretrain", "Pre-train a CLIP tower on captioned crops.", tower, device)
     add("train", "Train an experiment, or resume an interrupted training.", run, device)
     command = add("predict", "Count intersection and union for every sentence.", run, device)
-    text = "default: the experiment's own"
-    command.add_argument("--checkpoint", type=Path, metavar="FILE", help=text)
+    command.add_argument("--checkpoint", type=Path, metavar="FILE", help="default: the run's own")
     add("evaluate", "Score the rows that predict wrote: mIoU, oIoU, Pr@X.", run)
     command = add("report", "Write a table: of runs' scores, of the data, of claims, of values.")
     choices = [*TABLES, "data", "claims", "parameters"]
@@ -94,7 +104,6 @@ def _parser() -> argparse.ArgumentParser:
     add("record", "Commit all that Snakemake has made to dvc.lock.")
     command = add("describe", "Print modules, parameters, FLOPs and output sizes.")
     command.add_argument("--experiment", required=True, help="a name of params.yaml")
-    return parser
 
 
 def _shared() -> list[argparse.ArgumentParser]:

@@ -1,4 +1,4 @@
-"""What the Snakefile asks of params.yaml, as plain Python: checks, inputs and `params` of rules."""
+"""What the Snakefile needs of params.yaml, as plain Python: checks, inputs and `params` of rules."""
 
 import json
 import os
@@ -22,7 +22,7 @@ class Workflow:
     """The rules' view of one profile. Everything that can be checked before any job is.
 
     Raises:
-        ConfigError: an experiment asks for more GPUs than all jobs may use, or a table, a user's
+        ConfigError: an experiment requests more GPUs than all jobs may use, or a table, a user's
             own copy of the data, or a weights file is not usable.
     """
 
@@ -40,7 +40,7 @@ class Workflow:
         for name in params.experiments:
             train = params.resolve(name, params.seeds[0]).train
             if gpu_limit is not None and 1 < gpus(train.device, train.processes) > gpu_limit:
-                # Snakemake would ask for fewer, and the job would use them all the same.
+                # Snakemake would request fewer, and the job would use them all the same.
                 raise ConfigError(
                     f"params.yaml: {name}: train.processes is {train.processes}, but all jobs "
                     f"together may use {gpu_limit} GPUs. Add --resources gpu={train.processes} or "
@@ -142,10 +142,10 @@ class Workflow:
             "scores": self.found(self.scores_of(table)),
         }
 
-    # What jobs ask for.
+    # What jobs request.
 
     def resources(self, kind: str) -> dict[str, Any]:
-        """Return what a kind of job asks of a cluster's queue."""
+        """Return what a kind of job requests of a cluster's queue."""
         job = getattr(self.profile.cluster, kind)
         partition = {"slurm_partition": job.partition} if job.partition else {}
         return {"mem_mb": job.memory_mb, "runtime": job.minutes, **partition}
@@ -173,7 +173,7 @@ def as_json(section: BaseModel | dict[str, Any] | None, *, less: set[str] | None
 
 
 def gpus(device: str, processes: int = 1) -> int:
-    """Return the GPUs that a job asks for."""
+    """Return the number of GPUs that a job requests."""
     return 0 if device == "cpu" else processes
 
 
