@@ -1,4 +1,4 @@
-"""What the Snakefile needs of params.yaml, as plain Python: checks, inputs and `params` of rules."""
+"""What the Snakefile needs of params.yaml, in plain Python: checks, inputs and values of rules."""
 
 import json
 import os
