@@ -1,7 +1,8 @@
 """Where every file is, for commands and rules alike.
 
 Costly files are in a folder of their profile, so that switching profiles redoes nothing;
-`results/` shows the active profile. A name may be a Snakemake wildcard such as "{dataset}".
+`results/` shows the active profile. A name may be a Snakemake wildcard such as "{dataset}". Once
+made, these objects are not changed: their fields alone are compared and hashed.
 """
 
 from dataclasses import dataclass
