@@ -17,10 +17,11 @@ def load(arguments: argparse.Namespace) -> tuple[Params, Paths]:
     return params, Paths(params.profile)
 
 
-def load_run(arguments: argparse.Namespace) -> tuple[Config, Paths, RunPaths]:
+def load_run(arguments: argparse.Namespace) -> tuple[Params, Paths, Config, RunPaths]:
     params, paths = load(arguments)
     seed = params.seeds[0] if arguments.seed is None else arguments.seed
-    return params.resolve(arguments.experiment, seed), paths, paths.run(arguments.experiment, seed)
+    config = params.resolve(arguments.experiment, seed)
+    return params, paths, config, paths.run(arguments.experiment, seed)
 
 
 def known_name(name: str, known: dict[Any, Any], what: str) -> Any:

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from mmnet.cli.common import known_name, known_tower, load
 from mmnet.config.paths import Paths
-from mmnet.config.schema import ArchiveName, Params, SourceConfig
+from mmnet.config.profile import ArchiveName, SourceConfig
+from mmnet.config.schema import Params
 from mmnet.runtime.errors import ConfigError, DataError, MMNetError
+from mmnet.runtime.progress import say, track
 
 
 def shapes(arguments: argparse.Namespace) -> None:
     from mmnet.benchmark.scenes import write_mirror
-    from mmnet.runtime.progress import track
 
     params, paths = load(arguments)
     shapes = params.active.shapes
@@ -24,18 +25,13 @@ def shapes(arguments: argparse.Namespace) -> None:
         )
     images = shapes.images.model_dump()
     total = sum(count for splits in images.values() for count in splits.values())
-    write_mirror(
-        paths.mirror,
-        seed=shapes.seed,
-        image_sizes=shapes.image_sizes,
-        images=images,
-        progress=lambda plan: track(plan, name="drawing", total=total, unit="images"),
-    )
+    drawing = partial(track, name="drawing", total=total, unit="images")
+    sizes = shapes.image_sizes
+    write_mirror(paths.mirror, seed=shapes.seed, image_sizes=sizes, images=images, progress=drawing)
 
 
 def download(arguments: argparse.Namespace) -> None:
     from mmnet.data.download import provide
-    from mmnet.runtime.progress import say
 
     params, paths = load(arguments)
     profile = params.active
@@ -46,13 +42,12 @@ def download(arguments: argparse.Namespace) -> None:
         return
     faults = []
     for name in arguments.archives or profile.archives:
-        key = f"profiles.{params.profile}.data.{name}"
-        local = profile.data.get(name)
+        key, local = f"profiles.{params.profile}.data.{name}", profile.data.get(name)
         if local is not None:
             say(f"{name}: not downloaded: {key} names your copy, {paths.source(name, local)}")
             continue
+        remedy = f"name your copy in {key} in params.yaml"
         try:
-            remedy = f"name your copy in {key} in params.yaml"
             provide(profile.archives[name], paths.archive(name), remedy=remedy)
         except DataError as error:  # the others may be available
             faults.append(str(error))
@@ -67,9 +62,7 @@ def _check(params: Params, paths: Paths, archives: list[ArchiveName]) -> None:
     files: list[tuple[SourceConfig, Callable[[], Path], str]] = []
     for name in archives or [*profile.archives]:
         local = profile.data.get(name)
-        remedy = f"Fetch it again: mmnet download {name}."
-        if local is not None:
-            remedy = _own_copy(name, params)
+        remedy = _own_copy(name, params) or f"Fetch it again: mmnet download {name}."
         files.append((profile.archives[name], partial(paths.source, name, local), remedy))
     for tower, config in profile.towers.items():
         if config.pretrained == "openai" and not archives:
@@ -86,25 +79,24 @@ def _check(params: Params, paths: Paths, archives: list[ArchiveName]) -> None:
         raise DataError(f"{wrong} of {len(files)} files are wrong; see above how to fix them.")
 
 
-def _own_copy(name: ArchiveName, params: Params) -> str:
-    return f"Fix it, or profiles.{params.profile}.data.{name} in params.yaml."
+def _own_copy(name: ArchiveName, params: Params) -> str | None:
+    """How to fix a wrong archive that is the user's own copy; None of one that is not."""
+    key = f"profiles.{params.profile}.data.{name}"
+    return f"Fix it, or {key} in params.yaml." if params.active.data.get(name) else None
 
 
 def _verified(name: ArchiveName, params: Params, paths: Paths) -> Path:
     """Return the path that an archive is read from; a user's folder is not verified."""
     from mmnet.data.download import verify_placed
 
-    local = params.active.data.get(name)
-    source = paths.source(name, local)
+    source = paths.source(name, params.active.data.get(name))
     if not source.is_dir():
-        remedy = _own_copy(name, params) if local else None
-        verify_placed(params.active.archives[name], source, remedy=remedy)
+        verify_placed(params.active.archives[name], source, remedy=_own_copy(name, params))
     return source
 
 
 def prepare(arguments: argparse.Namespace) -> None:
     from mmnet.data.prepare import prepare_table
-    from mmnet.runtime.progress import say
 
     params, paths = load(arguments)
     name = arguments.dataset
@@ -120,14 +112,12 @@ def prepare(arguments: argparse.Namespace) -> None:
 
 def unpack_images(arguments: argparse.Namespace) -> None:
     from mmnet.data.prepare import unpack_images
-    from mmnet.runtime.progress import say
 
     params, paths = load(arguments)
+    zip_or_folder = _verified("train2014", params, paths)
+    tables = [paths.table(name) for name in params.active.datasets]
     count = unpack_images(
-        _verified("train2014", params, paths),
-        tables=[paths.table(name) for name in params.active.datasets],
-        folder=paths.images,
-        manifest=paths.manifest,
+        zip_or_folder, tables=tables, folder=paths.images, manifest=paths.manifest
     )
     say(f"{count} images in {paths.images}")
 

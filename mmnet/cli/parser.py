@@ -42,117 +42,84 @@ def _parser() -> argparse.ArgumentParser:
     )
     runs = vars(data) | vars(train) | vars(report) | vars(pipeline)
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    params, *shared = _shared()
 
-    def add(name: str, text: str) -> Any:
-        command = subparsers.add_parser(name, help=text, description=text)
+    def add(name: str, text: str, *others: argparse.ArgumentParser) -> Any:
+        parents = [params, *others]
+        command = subparsers.add_parser(name, help=text, description=text, parents=parents)
         command.set_defaults(run=runs[name.replace("-", "_")])
-        command.add_argument(
-            "--params", type=Path, default=Path("params.yaml"), metavar="FILE", help="%(default)s"
-        )
-        command.add_argument(
-            "--set",
-            action="append",
-            default=[],
-            metavar="KEY=VALUE",
-            help="override a key of params.yaml, such as profile=paper; may be repeated",
-        )
         return command
 
-    def add_run(name: str, text: str) -> Any:
-        command = add(name, text)
-        command.add_argument("--experiment", required=True, help="a name of params.yaml")
-        command.add_argument("--seed", type=int, help="default: the first of params.yaml's seeds")
-        return command
+    _add_commands(add, *shared)
+    return parser
 
-    def add_device(command: Any) -> None:
-        command.add_argument(
-            "--device", help="cpu, cuda, cuda:1, ... or auto; default: params.yaml's"
-        )
 
+def _add_commands(
+    add: Callable[..., Any],
+    run: argparse.ArgumentParser,
+    device: argparse.ArgumentParser,
+    tower: argparse.ArgumentParser,
+    tables: argparse.ArgumentParser,
+) -> None:
     add("shapes", "Draw the procedural benchmark and write its archives.")
     command = add("download", "Fetch archives and verify their checksums.")
-    command.add_argument(
-        "archives",
-        nargs="*",
-        metavar="ARCHIVE",
-        help="refcoco, refcoco+, refcocog, train2014; default: all, less your own copies",
-    )
-    command.add_argument(
-        "--check", action="store_true", help="fetch nothing: verify what is there, CLIP too"
-    )
+    names = "refcoco, refcoco+, refcocog, train2014; default: all, less your own copies"
+    command.add_argument("archives", nargs="*", metavar="ARCHIVE", help=names)
+    text = "fetch nothing: verify what is there, CLIP too"
+    command.add_argument("--check", action="store_true", help=text)
     command = add("prepare", "Turn a dataset's archive into one table of sentences.")
     command.add_argument("dataset", metavar="DATASET", help="refcoco, refcoco+ or refcocog")
     add("unpack-images", "Unpack the images that the tables name.")
-    command = add("download-clip", "Fetch OpenAI's weights of a CLIP tower.")
-    command.add_argument("tower", metavar="TOWER", help="a name of the profile's towers")
-    command = add("pretrain", "Pre-train a CLIP tower on captioned crops.")
-    command.add_argument("tower", metavar="TOWER", help="a name of the profile's towers")
-    add_device(command)
-    command = add_run("train", "Train an experiment, or go on with an interrupted one.")
-    add_device(command)
-    command = add_run("predict", "Count intersection and union for every sentence.")
-    command.add_argument(
-        "--checkpoint", type=Path, metavar="FILE", help="default: the experiment's own"
-    )
-    add_device(command)
-    add_run("evaluate", "Score the rows that predict wrote: mIoU, oIoU, Pr@X.")
-    command = add("report", "Write a table: of runs' scores, of what the data hold, of claims.")
-    command.add_argument(
-        "table",
-        metavar="TABLE",
-        choices=[*TABLES, "data", "claims", "parameters"],
-        help="%(choices)s",
-    )
-    command.add_argument(
-        "--from-mlflow", action="store_true", help="of table1-4: read the scores there instead"
-    )
+    add("download-clip", "Fetch OpenAI's weights of a CLIP tower.", tower)
+    add("pretrain", "Pre-train a CLIP tower on captioned crops.", tower, device)
+    add("train", "Train an experiment, or resume an interrupted training.", run, device)
+    command = add("predict", "Count intersection and union for every sentence.", run, device)
+    command.add_argument("--checkpoint", type=Path, metavar="FILE", help="default: the run's own")
+    add("evaluate", "Score the rows that predict wrote: mIoU, oIoU, Pr@X.", run)
+    command = add("report", "Write a table: of runs' scores, of the data, of claims, of values.")
+    choices = [*TABLES, "data", "claims", "parameters"]
+    command.add_argument("table", metavar="TABLE", choices=choices, help="%(choices)s")
+    text = "of table1-4: read the scores there instead"
+    command.add_argument("--from-mlflow", action="store_true", help=text)
     command = add("mlflow-sync", "Send to MLflow what it lacks of the profile's runs.")
-    command.add_argument(
-        "folders",
-        type=Path,
-        nargs="*",
-        metavar="FOLDER",
-        help="runs/PROFILE/EXPERIMENT/seedN; default: all",
-    )
-    command.add_argument(
-        "--port", type=int, help="also print the address of the runs on MLflow's page at this port"
-    )
-    status = add("status", "Show what every run is doing, why it is stale, and the hours left.")
-    status.add_argument(
-        "--accept",
-        nargs="+",
-        metavar="RUN",
-        help="EXPERIMENT or EXPERIMENT/seedN: take a finished run as it is, on record, in spite of "
-        "what has changed since",
-    )
-    plan = add("plan", "Print the runs of tables: FLOPs, GPU hours, memory and disk.")
-    for command in (status, plan):
-        command.add_argument(
-            "tables", metavar="TABLE", nargs="*", help=f"{', '.join(TABLES)}; default: all"
-        )
-        command.add_argument(
-            "--tflops",
-            type=float,
-            default=40.0,
-            metavar="RATE",
-            help="TFLOP/s that the GPU sustains, an assumption; default: %(default)g",
-        )
-    command = add_run(
-        "examples", "Write what Figure 5 shows of a run and of its twin without MMP: masks."
-    )
-    add_device(command)
-    command = add_run(
-        "queries", "Write what Figure 6 shows of a run: each query's words, mask and score."
-    )
-    add_device(command)
+    text = "runs/PROFILE/EXPERIMENT/seedN; default: all"
+    command.add_argument("folders", type=Path, nargs="*", metavar="FOLDER", help=text)
+    text = "also print the address of the runs on MLflow's page at this port"
+    command.add_argument("--port", type=int, help=text)
+    text = "Show what every run is doing, why it is stale, and the hours left."
+    command = add("status", text, tables)
+    text = "EXPERIMENT or EXPERIMENT/seedN: accept a finished run in spite of what has changed"
+    command.add_argument("--accept", nargs="+", metavar="RUN", help=f"{text}; this is recorded")
+    add("plan", "Print the runs of tables: FLOPs, GPU hours, memory and disk.", tables)
+    text = "Write what Figure 5 shows of a run and of its twin without MMP: masks."
+    add("examples", text, run, device)
+    text = "Write what Figure 6 shows of a run: each query's words, mask and score."
+    add("queries", text, run, device)
     command = add("figure", "Draw a figure: 4 of scores, 5 of examples, 6 of queries.")
-    command.add_argument(
-        "number", metavar="NUMBER", type=int, choices=[4, 5, 6], help="%(choices)s"
-    )
+    numbers = {"metavar": "NUMBER", "choices": [4, 5, 6], "help": "%(choices)s"}
+    command.add_argument("number", type=int, **numbers)
     add("curves", "Collect the runs' training curves in one CSV.")
     add("paper", "Typeset all tables, figures and claims in results/ as one PDF.")
-    add("adopt", "Make Snakemake take pulled files for its own, if they are those of dvc.lock.")
-    add("record", "Put all that Snakemake has made into dvc.lock, as `dvc repro` would.")
+    add("adopt", "Make Snakemake accept pulled files, if they match dvc.lock.")
+    add("record", "Commit all that Snakemake has made to dvc.lock.")
     command = add("describe", "Print modules, parameters, FLOPs and output sizes.")
     command.add_argument("--experiment", required=True, help="a name of params.yaml")
-    return parser
+
+
+def _shared() -> list[argparse.ArgumentParser]:
+    """Arguments that several commands take: params.yaml, a run, a device, a tower, tables."""
+    params, run, device, tower, tables = (argparse.ArgumentParser(add_help=False) for _ in range(5))
+    file = Path("params.yaml")
+    params.add_argument("--params", type=Path, default=file, metavar="FILE", help="%(default)s")
+    text = "override a key of params.yaml, such as profile=paper; may be repeated"
+    params.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=text)
+    run.add_argument("--experiment", required=True, help="a name of params.yaml")
+    run.add_argument("--seed", type=int, help="default: the first of params.yaml's seeds")
+    text = "cpu, cuda, cuda:1, ... or auto; default: params.yaml's"
+    device.add_argument("--device", help=text)
+    tower.add_argument("tower", metavar="TOWER", help="a name of the profile's towers")
+    text = f"{', '.join(TABLES)}; default: all"
+    tables.add_argument("tables", metavar="TABLE", nargs="*", help=text)
+    text = "TFLOP/s that the GPU sustains, an assumption; default: %(default)g"
+    tables.add_argument("--tflops", type=float, default=40.0, metavar="RATE", help=text)
+    return [params, run, device, tower, tables]

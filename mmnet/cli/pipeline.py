@@ -6,6 +6,7 @@ from pathlib import Path
 from mmnet.cli.common import known_name, load
 from mmnet.config.tables import TABLES
 from mmnet.runtime.errors import ConfigError, MMNetError
+from mmnet.runtime.progress import say
 
 
 def status(arguments: argparse.Namespace) -> None:
@@ -20,15 +21,13 @@ def status(arguments: argparse.Namespace) -> None:
 
 def _accept(arguments: argparse.Namespace) -> None:
     from mmnet.pipeline.accept import accept, named_runs
-    from mmnet.runtime.progress import say
 
     params, paths = load(arguments)
     if arguments.tables:
         raise ConfigError("--accept takes runs, not tables. Give one or the other.")
     refused = []
-    for experiment, seed in named_runs(arguments.accept, params):
-        config = params.resolve(experiment, seed)
-        run = paths.run(experiment, seed)
+    for name, seed in named_runs(arguments.accept, params):
+        config, run = params.resolve(name, seed), paths.run(name, seed)
         try:
             found = accept(config, paths.inputs(config), run)
             say(f"{run.name}: accepted ({found}); snakemake or `mmnet train` publishes it")
@@ -70,7 +69,6 @@ def mlflow_sync(arguments: argparse.Namespace) -> None:
 
 def adopt(arguments: argparse.Namespace) -> None:
     from mmnet.pipeline.dvc import adopt
-    from mmnet.runtime.progress import say
 
     _check_dvc(arguments)
     recorded, others = adopt()
@@ -79,7 +77,6 @@ def adopt(arguments: argparse.Namespace) -> None:
 
 def record(arguments: argparse.Namespace) -> None:
     from mmnet.pipeline.dvc import record
-    from mmnet.runtime.progress import say
 
     _check_dvc(arguments)
     recorded, others = record()

@@ -28,20 +28,17 @@ def report(arguments: argparse.Namespace) -> None:
 
         write_parameters(RESULTS, params=params)
     else:
-        _report_table(arguments.table, params, paths, from_mlflow=arguments.from_mlflow)
+        from mmnet.report.tables.write import write_table
+        from mmnet.tracking.store import write_scores
+
+        table = arguments.table
+        with tempfile.TemporaryDirectory() as folder:
+            if arguments.from_mlflow:
+                scores = write_scores(table, Path(folder), params=params)
+            else:
+                scores = _existing_scores(table, params, paths)
+            write_table(table, scores, RESULTS, params=params)
     write_page(RESULTS / f"{arguments.table}.md")
-
-
-def _report_table(table: str, params: Params, paths: Paths, *, from_mlflow: bool) -> None:
-    from mmnet.report.tables.write import write_table
-    from mmnet.tracking.store import write_scores
-
-    with tempfile.TemporaryDirectory() as folder:
-        if from_mlflow:
-            scores = write_scores(table, Path(folder), params=params)
-        else:
-            scores = _existing_scores(table, params, paths)
-        write_table(table, scores, RESULTS, params=params)
 
 
 def _existing_scores(table: str, params: Params, paths: Paths) -> list[Path]:
@@ -74,9 +71,9 @@ def figure(arguments: argparse.Namespace) -> None:
     if arguments.number == 4:
         write_figure4(_existing_scores("table2", params, paths), RESULTS, params=params)
         return
-    config = params.resolve(shown_run(params), params.seeds[0])
-    name, seed, label = config.experiment, config.seed, params.active.label
+    config, label = params.resolve(shown_run(params), params.seeds[0]), params.active.label
+    run = paths.run(config.experiment, config.seed)
     if arguments.number == 5:
-        write_figure5(paths.run(name, seed).examples, config, RESULTS, label=label)
+        write_figure5(run.examples, config, RESULTS, label=label)
     else:
-        write_figure6(paths.run(name, seed).queries, config, RESULTS, label=label)
+        write_figure6(run.queries, config, RESULTS, label=label)

@@ -12,7 +12,8 @@ from mmnet.cli.common import computing, known_tower, launched, load, load_run
 from mmnet.config.identity import Identity, RunInputs, training_identity
 from mmnet.config.schema import Config, Params
 from mmnet.config.tables import rows_of_run
-from mmnet.runtime.errors import ConfigError, DataError
+from mmnet.runtime.errors import DataError
+from mmnet.runtime.files import write_json
 from mmnet.runtime.launcher import is_first
 
 
@@ -21,17 +22,11 @@ def pretrain(arguments: argparse.Namespace) -> None:
 
     params, paths = load(arguments)
     tower = known_tower(arguments.tower, params, pretrained="captions")
-    if params.active.pretrain is None:
-        raise ConfigError(f"profiles.{params.profile}.pretrain is null: nothing to train with.")
-    with computing(arguments.device, params.active.pretrain) as device:
-        pretrain(
-            tower,
-            params.active.pretrain,
-            tables=[paths.table(name) for name in params.active.pretrain.captions],
-            images=paths.images,
-            output=paths.clip(arguments.tower),
-            device=device,
-        )
+    config = params.active.pretrain
+    assert config is not None  # or no tower is pre-trained on captions
+    tables, output = [paths.table(name) for name in config.captions], paths.clip(arguments.tower)
+    with computing(arguments.device, config) as device:
+        pretrain(tower, config, tables=tables, images=paths.images, output=output, device=device)
 
 
 def train(arguments: argparse.Namespace) -> int | None:
@@ -39,8 +34,7 @@ def train(arguments: argparse.Namespace) -> int | None:
     from mmnet.tracking.provenance import check_clean
     from mmnet.train.loop import fit
 
-    params, _ = load(arguments)
-    config, paths, run = load_run(arguments)
+    params, paths, config, run = load_run(arguments)
     if params.mlflow.require_clean:
         check_clean(Path())
     if (code := launched(arguments, config)) is not None:
@@ -72,7 +66,7 @@ def predict(arguments: argparse.Namespace) -> int | None:
     from mmnet.evaluate.predict import predict_splits
     from mmnet.evaluate.preview import write_predictions
 
-    config, paths, run = load_run(arguments)
+    _, paths, config, run = load_run(arguments)
     if (code := launched(arguments, config)) is not None:
         return code
     checkpoint, inputs = arguments.checkpoint or run.checkpoint, paths.inputs(config)
@@ -85,11 +79,9 @@ def predict(arguments: argparse.Namespace) -> int | None:
 
 def evaluate(arguments: argparse.Namespace) -> None:
     from mmnet.evaluate.metrics import percents, score_run
-    from mmnet.runtime.files import write_json
     from mmnet.tracking.live import send
 
-    params, _ = load(arguments)
-    config, _, run = load_run(arguments)
+    params, _, config, run = load_run(arguments)
     scores = score_run(config, rows=run.rows)
     write_json(run.percents, percents(scores))
     write_json(run.scores, scores)
@@ -102,29 +94,20 @@ def examples(arguments: argparse.Namespace) -> None:
     from mmnet.evaluate.examples import write_examples
     from mmnet.evaluate.selection import Run
 
-    params, _ = load(arguments)
-    config, paths, run = load_run(arguments)
+    params, paths, config, run = load_run(arguments)
     twin = without_mmp(params, config)
     twin_run = paths.run(twin.experiment, twin.seed)
+    one = Run(config, run.rows, run.checkpoint)
+    other = Run(twin, twin_run.rows, twin_run.checkpoint)
     with computing(arguments.device, config.train) as device:
-        write_examples(
-            Run(config, run.rows, run.checkpoint),
-            Run(twin, twin_run.rows, twin_run.checkpoint),
-            paths.inputs(config),
-            output=run.examples,
-            device=device,
-        )
+        write_examples(one, other, paths.inputs(config), output=run.examples, device=device)
 
 
 def queries(arguments: argparse.Namespace) -> None:
     from mmnet.evaluate.queries import write_queries
     from mmnet.evaluate.selection import Run
 
-    config, paths, run = load_run(arguments)
+    _, paths, config, run = load_run(arguments)
+    shown = Run(config, run.rows, run.checkpoint)
     with computing(arguments.device, config.train) as device:
-        write_queries(
-            Run(config, run.rows, run.checkpoint),
-            paths.inputs(config),
-            output=run.queries,
-            device=device,
-        )
+        write_queries(shown, paths.inputs(config), output=run.queries, device=device)

@@ -7,9 +7,9 @@ file that shapes no number is in SHAPES_NO_NUMBER, so that none is forgotten.
 import hashlib
 import json
 from collections.abc import Iterable
-from importlib.util import find_spec
 from pathlib import Path
 
+from mmnet.config.profile import open_clip_models
 from mmnet.config.schema import Config
 from mmnet.runtime.fingerprint import PACKAGE, fingerprints
 
@@ -37,15 +37,10 @@ RULES: dict[str, tuple[str, ...]] = {
     "score": ("evaluate/metrics.py",),
     "examples": (*_PREDICTION, "evaluate/examples.py", "evaluate/selection.py"),
     "queries": (*_PREDICTION, "evaluate/queries.py", "evaluate/selection.py"),
-    "tables": ("config/tables.py", "report/published.csv", "report/tables/*"),
-    "claims": (
-        "config/tables.py",
-        "report/published.csv",
-        "report/claims/*",
-        "evaluate/metrics.py",
-    ),
+    "tables": (*_REPORT, "report/tables/*"),
+    "claims": (*_REPORT, "report/claims/*", "evaluate/metrics.py"),
     "figures": ("report/figures/*", "report/tables/*", "evaluate/pictures.py"),
-    "pages": ("report/pages/*",),
+    "pages": ("report/pages/*", "report/render.py", "report/templates/*"),
 }
 """Rule -> files below `mmnet/`; `*` is all of a folder."""
 
@@ -92,37 +87,20 @@ def definition_of(architecture: str) -> list[str]:
 
 
 def tower_files(architecture: str) -> list[str]:
-    """Return a tower's definition, where it is ours, and the backbone that is made of it."""
-    own = definition_of(architecture)
-    kind = _kind_of_tower(PACKAGE / own[0] if own else _open_clips(architecture))
+    """Return a tower's definition, where it is ours, and its backbone: both if it is not known."""
+    own, theirs = definition_of(architecture), open_clip_models()
     backbones = {"resnet": "model/backbone_resnet.py", "vit": "model/backbone_vit.py"}
-    return [*own, *([backbones[kind]] if kind else backbones.values())]
-
-
-def _open_clips(architecture: str) -> Path | None:
-    package = find_spec("open_clip")
-    if package is None or package.origin is None:
-        return None  # an environment with Snakemake alone
-    return Path(package.origin).parent / "model_configs" / f"{architecture}.json"
-
-
-def _kind_of_tower(definition: Path | None) -> str | None:
-    if definition is None or not definition.is_file():
-        return None
+    if not own and theirs is None:
+        return [*backbones.values()]
+    definition = PACKAGE / own[0] if own else (theirs or Path()) / f"{architecture}.json"
     layers = json.loads(definition.read_text(encoding="utf-8"))["vision_cfg"]["layers"]
-    return "resnet" if isinstance(layers, list) else "vit"
+    return [*own, backbones["resnet" if isinstance(layers, list) else "vit"]]
 
 
 def _expanded(paths: Iterable[str]) -> list[str]:
     found: list[str] = []
     for path in paths:
-        if path.endswith("/*"):
-            files = sorted((PACKAGE / path[:-2]).rglob("*"))
-            found += [
-                str(file.relative_to(PACKAGE))
-                for file in files
-                if file.is_file() and "__pycache__" not in file.parts
-            ]
-        else:
-            found.append(path)
+        whole = sorted((PACKAGE / path[:-2]).rglob("*")) if path.endswith("/*") else []
+        files = [f for f in whole if f.is_file() and "__pycache__" not in f.parts]
+        found += [str(file.relative_to(PACKAGE)) for file in files] or [path]
     return found

@@ -88,18 +88,15 @@ def training_identity(config: Config, inputs: RunInputs) -> Identity:
             + config.tower_name,
         }
         raise DataError(f"{missing[0]}: not found. Make it first: mmnet {how[missing[0]]}.")
-    return Identity(
-        values=config.training_values(),
-        data=inputs.checksums(),
-        code=code("train", config),
-    )
+    values, files = config.training_values(), code("train", config)
+    return Identity(values=values, data=inputs.checksums(), code=files)
 
 
 def differences(old: Identity, new: Identity) -> list[str]:
     """Return in words what makes two trainings different ones: 'train.lr 1e-05 -> 2e-05'."""
-    before, after = flat(old.values), flat(new.values)
+    before, after, unset = flat(old.values), flat(new.values), "(not set)"
     found = [
-        f"{key} {_shown(before, key)} -> {_shown(after, key)}"
+        f"{key} {before.get(key, unset)} -> {after.get(key, unset)}"
         for key in sorted({*before, *after})
         if before.get(key) != after.get(key)
     ]
@@ -116,12 +113,7 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested values by their dotted keys."""
     found: dict[str, Any] = {}
     for key, value in values.items():
-        if isinstance(value, dict):
-            found |= flat(value, f"{prefix}{key}.")
-        else:
-            found[prefix + key] = value
+        found |= (
+            flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        )
     return found
-
-
-def _shown(values: dict[str, Any], key: str) -> str:
-    return str(values[key]) if key in values else "(not set)"

@@ -85,13 +85,12 @@ def check_params(values: Any) -> Params:
 
 
 def _check_profile(where: str, profile: ProfileConfig) -> None:
-    lacking = {*profile.datasets, "train2014"} - {*profile.archives}
-    if lacking:
+    if lacking := {*profile.datasets, "train2014"} - {*profile.archives}:
         raise ConfigError(
             f"params.yaml: {where}.archives lacks {', '.join(sorted(lacking))}. Add it."
         )
-    unknown = {*(profile.pretrain.captions if profile.pretrain else [])} - {*profile.datasets}
-    if unknown:
+    captions = profile.pretrain.captions if profile.pretrain else []
+    if unknown := {*captions} - {*profile.datasets}:
         raise ConfigError(
             f"params.yaml: {where}.pretrain.captions names {', '.join(unknown)}, which "
             f"{where}.datasets lacks. Known: {', '.join(profile.datasets)}."

@@ -20,8 +20,8 @@ def validate(model: type[Any], values: Any, where: str) -> Any:
     except ValidationError as error:
         # A mistyped key is reported twice, as unknown and as missing: the first helps more.
         first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
-        location = [str(part) for part in first["loc"] if part != "[key]"]
-        dotted = ".".join([*([where] if where else []), *location]) or "the file"
+        location = [where, *(str(part) for part in first["loc"] if part != "[key]")]
+        dotted = ".".join(filter(None, location)) or "the file"
         message = f"params.yaml: {dotted} {_advice(model, first)}"
         raise ConfigError(" ".join(message.split())) from None
 

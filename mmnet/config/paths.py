@@ -1,7 +1,8 @@
 """Where every file is, for commands and rules alike.
 
 Costly files are in a folder of their profile, so that switching profiles redoes nothing;
-`results/` shows the active profile. A name may be a Snakemake wildcard such as "{dataset}".
+`results/` shows the active profile. A name may be a Snakemake wildcard such as "{dataset}". Once
+made, these objects are not changed: their fields alone are compared and hashed.
 """
 
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ WORK = "work"
 """Of a profile's folder in runs/; no experiment may have this name."""
 
 
-@dataclass(frozen=True)
+@dataclass(unsafe_hash=True)
 class RunPaths:
     """The files of one run: an experiment with one seed."""
 
@@ -26,115 +27,61 @@ class RunPaths:
     root: Path = Path()
     """The repository."""
 
-    @property
-    def name(self) -> str:
-        return f"{self.experiment} seed {self.seed}"
+    def __post_init__(self) -> None:
+        def below(folder: str) -> Path:
+            return self.root / folder / self.profile / self.experiment / f"seed{self.seed}"
 
-    @property
-    def folder(self) -> Path:
+        self.name = f"{self.experiment} seed {self.seed}"
+        self.folder = below("runs")
         """What training and prediction publish, apart from rows."""
-        return self.root / "runs" / self.profile / self.experiment / f"seed{self.seed}"
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.folder / "checkpoint.pt"
-
-    @property
-    def metrics(self) -> Path:
+        self.checkpoint = self.folder / "checkpoint.pt"
+        self.metrics = self.folder / "metrics.jsonl"
         """A line per epoch."""
-        return self.folder / "metrics.jsonl"
-
-    @property
-    def identity(self) -> Path:
+        self.identity = self.folder / "run.json"
         """Which training the checkpoint is of."""
-        return self.folder / "run.json"
-
-    @property
-    def predictions(self) -> Path:
+        self.predictions = self.folder / "predictions.png"
         """A picture: sentences of `val`, the same for all runs on a data set, with masks."""
-        return self.folder / "predictions.png"
-
-    # Not in the run's folder: what another of DVC's stages records needs a place of its own.
-    @property
-    def examples(self) -> Path:
+        # Not in the run's folder: another of DVC's stages records them.
+        self.examples = below("figures") / "examples.npz"
         """What Figure 5 shows of the run and of its twin without MMP."""
-        return self._figures / "examples.npz"
-
-    @property
-    def queries(self) -> Path:
+        self.queries = below("figures") / "queries.npz"
         """What Figure 6 shows of the run."""
-        return self._figures / "queries.npz"
-
-    @property
-    def _figures(self) -> Path:
-        return self.root / "figures" / self.profile / self.experiment / f"seed{self.seed}"
-
-    @property
-    def rows(self) -> Path:
+        self.rows = below("rows").with_suffix(".parquet")
         """A row per sentence: intersection and union."""
-        return self.root / "rows" / self.profile / self.experiment / f"seed{self.seed}.parquet"
-
-    @property
-    def scores(self) -> Path:
-        return self.root / "scores" / self.profile / self.experiment / f"seed{self.seed}.json"
-
-    @property
-    def percents(self) -> Path:
+        self.scores = below("scores").with_suffix(".json")
+        self.percents = below("scores").with_suffix(".percent.json")
         """The scores' headline numbers, for `dvc metrics`."""
-        return self.scores.with_suffix(".percent.json")
 
     def work(self, identity: Identity) -> "WorkPaths":
         """Where its training works: other values, data or code get another folder."""
         return WorkPaths(self.root / "runs" / self.profile / WORK / identity.id)
 
 
-@dataclass(frozen=True)
+@dataclass(unsafe_hash=True)
 class WorkPaths:
     """The files that a training works on, in a folder named after its identity."""
 
     folder: Path
 
-    @property
-    def about(self) -> Path:
+    def __post_init__(self) -> None:
+        self.about = self.folder / "run.json"
         """Experiment, seed and identity."""
-        return self.folder / "run.json"
-
-    @property
-    def last(self) -> Path:
+        self.last = self.folder / "last.pt"
         """All that an interrupted training resumes from."""
-        return self.folder / "last.pt"
-
-    @property
-    def previous(self) -> Path:
+        self.previous = self.folder / "previous.pt"
         """The state before the last one."""
-        return self.folder / "previous.pt"
-
-    @property
-    def best(self) -> Path:
+        self.best = self.folder / "best.pt"
         """The model of the epoch with the best mIoU on val."""
-        return self.folder / "best.pt"
-
-    @property
-    def metrics(self) -> Path:
-        return self.folder / "metrics.jsonl"
-
-    @property
-    def progress(self) -> Path:
+        self.metrics = self.folder / "metrics.jsonl"
+        self.progress = self.folder / "progress.json"
         """How far it is and how long that took: times, so no result."""
-        return self.folder / "progress.json"
-
-    @property
-    def finished(self) -> Path:
+        self.finished = self.folder / "finished.json"
         """Written when the training ends."""
-        return self.folder / "finished.json"
-
-    @property
-    def record(self) -> Path:
+        self.record = self.folder / "record.json"
         """Where and when it was trained, for MLflow: no result."""
-        return self.folder / "record.json"
 
 
-@dataclass(frozen=True)
+@dataclass(unsafe_hash=True)
 class Paths:
     """The files of a profile."""
 
@@ -142,24 +89,14 @@ class Paths:
     root: Path = Path()
     """The repository."""
 
-    @property
-    def data(self) -> Path:
-        return self.root / "data" / self.profile
-
-    @property
-    def mirror(self) -> Path:
+    def __post_init__(self) -> None:
+        self.data = self.root / "data" / self.profile
+        self.mirror = self.data / "mirror"
         """The procedural archives, where the profile has them."""
-        return self.data / "mirror"
-
-    @property
-    def images(self) -> Path:
+        self.images = self.data / "images"
         """Folder of the images that the refs name."""
-        return self.data / "images"
-
-    @property
-    def manifest(self) -> Path:
+        self.manifest = self.data / "images.tsv"
         """Their names and sizes in bytes, standing for the folder in the rules."""
-        return self.data / "images.tsv"
 
     def archive(self, name: str) -> Path:
         """Where a fetched archive is."""
@@ -224,11 +161,8 @@ class Paths:
     @property
     def works(self) -> list[WorkPaths]:
         """Of every training that has worked here, finished or not."""
-        return [WorkPaths(path.parent) for path in sorted(self._runs.glob(f"{WORK}/*/run.json"))]
-
-    @property
-    def _runs(self) -> Path:
-        return self.root / "runs" / self.profile
+        abouts = self.root.glob(f"runs/{self.profile}/{WORK}/*/run.json")
+        return [WorkPaths(about.parent) for about in sorted(abouts)]
 
     def run(self, experiment: str, seed: int | str) -> RunPaths:
         return RunPaths(self.profile, experiment, seed, self.root)

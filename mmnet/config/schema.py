@@ -4,153 +4,46 @@ Values live in params.yaml alone; the classes hold types, ranges and meaning. Ev
 there and none may be unknown: a mistake is reported in one line, before any work starts.
 """
 
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from mmnet.config.messages import did_you_mean, validate
+from mmnet.config.profile import (
+    Architecture,
+    ArchiveName,
+    ClusterConfig,
+    DatasetConfig,
+    DatasetName,
+    Device,
+    Fraction,
+    Name,
+    PositiveFloat,
+    PositiveInt,
+    Seed,
+    ShapesConfig,
+    SourceConfig,
+    Strict,
+    Text,
+)
 from mmnet.runtime.errors import ConfigError
 
-PositiveInt = Annotated[int, Field(gt=0)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Side = Annotated[int, Field(ge=32)]
-"""Of a procedural scene, in pixels: smaller ones have no room for shapes one could tell apart."""
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
-DatasetName = Literal["refcoco", "refcoco+", "refcocog"]
-ArchiveName = Literal["refcoco", "refcoco+", "refcocog", "train2014"]
 TableName = Literal["table1", "table2", "table3", "table4"]
-SplitName = Literal["train", "val", "test", "testA", "testB"]
-Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
-"""auto: a GPU if there is one. Results are the same bytes on one kind of device only."""
-Url = Annotated[str, Field(pattern=r"^(https?://[^/]+/|file:).+$")]
-
-
-def not_reserved(name: str) -> str:
-    if name == "work":
-        raise ValueError("is reserved for the folder in which trainings work. Use another name")
-    return name
-
-
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$"), AfterValidator(not_reserved)]
-"""Names become folders and wildcards, so they are kept plain."""
-
-
-def known_architecture(name: str) -> str:
-    """Refuse what open_clip and this package have no definition of, without importing either."""
-    package = find_spec("open_clip")
-    if package is None or package.origin is None:
-        return name  # an environment with Snakemake alone, under conda: the job will tell
-    folders = (
-        Path(package.origin).parent / "model_configs",
-        Path(__file__).parents[1] / "model/towers",
-    )
-    known = [path.stem for folder in folders for path in folder.glob("*.json")]
-    if name not in known:
-        close = did_you_mean(name, known).partition("Known:")[0].strip()
-        raise ValueError(f"is {name!r}: neither open_clip's nor one of ours. {close}".strip(". "))
-    return name
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class SourceConfig(Strict):
-    """Where one file lies, and how to know that it is the right one."""
-
-    urls: Annotated[list[Url], Field(min_length=1)]
-    """Mirrors, tried in order: http(s): or file:PATH, a path relative to the repository root."""
-    bytes: PositiveInt | None = None
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
-    md5: Annotated[str, Field(pattern="^[0-9a-f]{32}$")] | None = None
-    """Only where no SHA-256 is published."""
-    checksums: str | None = None
-    """A SHA256SUMS file that lies beside a local mirror's archives."""
-
-    @model_validator(mode="after")
-    def _one_checksum(self) -> Self:
-        if sum(value is not None for value in (self.sha256, self.md5, self.checksums)) != 1:
-            raise ValueError("needs exactly one of sha256, md5, checksums")
-        return self
-
-
-class RefCOCOImages(Strict):
-    train: PositiveInt
-    val: PositiveInt
-    testA: PositiveInt
-    testB: PositiveInt
-
-
-class GRefImages(Strict):
-    train: PositiveInt
-    val: PositiveInt
-    test: PositiveInt
-
-
-class ShapesImages(Strict):
-    """Images of each split. RefCOCO+ shares RefCOCO's."""
-
-    refcoco: RefCOCOImages
-    refcocog: GRefImages
-
-
-class ShapesConfig(Strict):
-    """The procedural benchmark; `shapes: null` where the archives are real."""
-
-    seed: Seed
-    image_sizes: Annotated[list[tuple[Side, Side]], Field(min_length=1)]
-    """(width, height) of the scenes, in pixels."""
-    images: ShapesImages
-
-    @model_validator(mode="before")
-    @classmethod
-    def _sizes_are_pairs(cls, values: Any) -> Any:
-        # YAML has lists only; strict validation wants the tuples.
-        if isinstance(values, dict) and isinstance(values.get("image_sizes"), list):
-            sizes = [tuple(s) if isinstance(s, list) else s for s in values["image_sizes"]]
-            values = {**values, "image_sizes": sizes}
-        return values
-
-
-class SplitCounts(Strict):
-    refs: PositiveInt
-    sentences: PositiveInt
-    images: PositiveInt
-
-
-class DatasetConfig(Strict):
-    refs: Literal["unc", "umd", "google"]
-    """Which partition: the file refs(unc).p, refs(umd).p or refs(google).p."""
-    splits: Annotated[list[Literal["val", "test", "testA", "testB"]], Field(min_length=1)]
-    """Evaluation splits in the order of Table 1's columns; `val` chooses the checkpoint."""
-    max_length: Annotated[int, Field(ge=3, le=77)]
-    """L: tokens of a sentence, with [SOS] and [EOS]."""
-    counts: dict[SplitName, SplitCounts] | None
-    """What each split must hold, as published; null where nobody has, as of refs(google)."""
-
-    @model_validator(mode="after")
-    def _has_val(self) -> Self:
-        if "val" not in self.splits:
-            raise ValueError("splits must contain val, which chooses the checkpoint")
-        if len(set(self.splits)) != len(self.splits):
-            raise ValueError(f"splits names a split twice: {', '.join(self.splits)}")
-        return self
+Overrides = Annotated[dict[str, Any], Field(default_factory=dict)]
 
 
 class TowerConfig(Strict):
     """One pair of CLIP towers."""
 
-    architecture: Annotated[str, AfterValidator(known_architecture)]
+    architecture: Architecture
     """Name of an open_clip model. OpenAI's weights need the -quickgelu ones."""
-    pretrained: Annotated[str, Field(min_length=1)]
+    pretrained: Text
     """openai: OpenAI's weights. captions: trained here, by the rule pretrain_clip.
-    none: random. Anything else: path of a weights file."""
+    none: random. Anything else: the path of a weights file."""
     label: str
     """Name in the tables."""
-    train: dict[str, Any] = {}
-    """What its runs train differently: keys of TrainConfig, over the profile's."""
+    train: Overrides
+    """Keys of TrainConfig that override the profile's."""
 
 
 class ModelConfig(Strict):
@@ -173,7 +66,7 @@ class ModelConfig(Strict):
     mmp: bool
     """Multi-Mask Projector: one mask per query (Table 3)."""
     mqe: bool
-    """Multi-Query Estimator: masks weighed by scores (Table 4)."""
+    """Multi-Query Estimator: masks weighted by scores (Table 4)."""
     f_vg: bool
     """The global visual feature joins the words, Eq. 8 (Table 4)."""
     relu_kernel: bool
@@ -197,7 +90,7 @@ class TrainConfig(Strict):
     """Of the polynomial decay, per step."""
     device: Device
     threads: PositiveInt
-    """Cores of one job: fixed, never scaled down, since results depend on it."""
+    """Cores of one process: fixed, since results depend on it."""
     workers: Annotated[int, Field(ge=0)]
     """Loader processes beside each training process."""
     precision: Literal["fp32", "amp"]
@@ -205,20 +98,18 @@ class TrainConfig(Strict):
     tf32: bool
     """On a GPU, fp32 products and convolutions may round their factors to 10 bits."""
     processes: PositiveInt
-    """Under torchrun, each on a GPU of its own. `batch_size` is that of all together."""
+    """Under torchrun, each on its own GPU. `batch_size` is that of all together."""
     accumulate: PositiveInt
     """Parts in which a process takes its share of a batch, one after another."""
     checkpoint_activations: bool
-    """The towers' blocks are computed again backwards instead of remembered."""
+    """The towers' blocks are recomputed in the backward pass instead of stored."""
     compile: bool
     """torch.compile: slower to start, faster steps."""
     save_minutes: PositiveFloat
     """Between checkpoints within an epoch; each epoch ends with one too."""
-    val_threshold: Annotated[float, Field(gt=0, lt=1)]
-    """On the sigmoid of y, where `val` chooses the checkpoint after each epoch. Apart from
-    `evaluate`, whose values retrain nothing."""
+    val_threshold: Fraction
+    """As in `evaluate`, where `val` chooses the checkpoint after each epoch."""
     val_batch_size: PositiveInt
-    """Sentences at a time there."""
 
     @model_validator(mode="after")
     def _parts_are_equal(self) -> Self:
@@ -245,13 +136,13 @@ RUNTIME_ONLY = {
     *("device", "workers", "processes", "accumulate", "checkpoint_activations", "compile"),
     "save_minutes",
 }
-"""Of TrainConfig: these settings do not change results; a run may resume with others. `threads` is
-one of them, except on the CPU, where rounding depends on it. Tables and claims use this list too,
+"""Of TrainConfig: these settings do not change results; a run may resume with others. On a GPU
+`threads` is one of them; on the CPU rounding depends on it. Tables and claims use this list too,
 through `Config.training_values`."""
 
 
 class EvaluateConfig(Strict):
-    threshold: Annotated[float, Field(gt=0, lt=1)]
+    threshold: Fraction
     """On the sigmoid of y, at the image's original size."""
     batch_size: PositiveInt
     """Sentences at a time."""
@@ -262,7 +153,7 @@ class PretrainConfig(Strict):
 
     captions: Annotated[list[DatasetName], Field(min_length=1)]
     """Datasets whose training sentences are the captions. A crop shows what a thing looks like,
-    not where it lies: RefCOCO+."""
+    not where it is: RefCOCO+."""
     steps: PositiveInt
     batch_size: PositiveInt
     lr: PositiveFloat
@@ -270,35 +161,13 @@ class PretrainConfig(Strict):
     threads: PositiveInt
 
 
-class JobConfig(Strict):
-    """What one job asks of a cluster's queue."""
-
-    partition: Annotated[str, Field(min_length=1)] | None
-    """null: the cluster's default."""
-    memory_mb: PositiveInt
-    """Of main memory, all processes of the job together."""
-    minutes: PositiveInt
-    """Until the queue ends the job; a training then goes on in another."""
-
-
-class ClusterConfig(Strict):
-    """By kind of job. Where results are computed is no part of them: a change reruns nothing."""
-
-    prepare: JobConfig
-    """Data and claims: no GPU."""
-    train: JobConfig
-    """Trainings, those of CLIP towers too."""
-    predict: JobConfig
-    """Predictions, and what Figures 5 and 6 show."""
-
-
 class ProfileConfig(Strict):
     label: str
     """How captions name this profile's data."""
     shapes: ShapesConfig | None
     archives: dict[ArchiveName, SourceConfig]
-    data: dict[ArchiveName, Annotated[str, Field(min_length=1)] | None]
-    """Local copies, read where they lie: a zip, or the folder that it unpacks to. null: fetched."""
+    data: dict[ArchiveName, Text | None]
+    """Local copies, read in place: a zip, or the folder that it unpacks to. null: fetched."""
     weights: dict[Name, SourceConfig]
     """OpenAI's files of the towers that start from them."""
     datasets: dict[DatasetName, DatasetConfig]
@@ -358,9 +227,9 @@ class ExperimentConfig(Strict):
     tables: list[TableName]
     dataset: DatasetName
     tower: Name
-    model: dict[str, Any] = {}
-    train: dict[str, Any] = {}
-    evaluate: dict[str, Any] = {}
+    model: Overrides
+    train: Overrides
+    evaluate: Overrides
 
 
 class MLflowConfig(Strict):
@@ -397,22 +266,15 @@ class Params(Strict):
         chosen, profile = self.experiments[experiment], self.active
         where = f"experiments.{experiment}"
         for key, known in (("dataset", profile.datasets), ("tower", profile.towers)):
-            value = getattr(chosen, key)
-            if value not in known:
+            if (value := getattr(chosen, key)) not in known:
                 raise ConfigError(
                     f"params.yaml: {where}.{key}: profiles.{self.profile}.{key}s has no {value!r}."
                     + did_you_mean(value, known)
                 )
-
         tower = profile.towers[chosen.tower]
-
-        def merged(section: str) -> Any:
-            values = getattr(profile, section).model_dump()
-            if section == "train":
-                values |= tower.train
-            values |= getattr(chosen, section)
-            return validate(type(getattr(profile, section)), values, f"{where}.{section}")
-
+        model = {**profile.model.model_dump(), **chosen.model}
+        train = {**profile.train.model_dump(), **tower.train, **chosen.train}
+        evaluate = {**profile.evaluate.model_dump(), **chosen.evaluate}
         values = {
             "profile": self.profile,
             "experiment": experiment,
@@ -421,9 +283,9 @@ class Params(Strict):
             "dataset": profile.datasets[chosen.dataset],
             "tower_name": chosen.tower,
             "tower": tower,
-            "model": merged("model"),
-            "train": merged("train"),
-            "evaluate": merged("evaluate"),
+            "model": validate(ModelConfig, model, f"{where}.model"),
+            "train": validate(TrainConfig, train, f"{where}.train"),
+            "evaluate": validate(EvaluateConfig, evaluate, f"{where}.evaluate"),
         }
         config: Config = validate(Config, values, "")
         return config

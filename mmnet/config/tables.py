@@ -75,13 +75,13 @@ def check_rows(table: str, params: Params) -> None:
                 f"params.yaml: experiments {other} and {config.experiment} are both {row}, one row "
                 f"of {table}. Take {table} off the `tables` of one."
             )
-        first = configs[0]
+        first, expected = configs[0].experiment, _held(table, configs[0])
         for key, value in _held(table, config).items():
-            if value != (expected := _held(table, first)[key]):
+            if value != expected[key]:
                 raise ConfigError(
-                    f"params.yaml: experiments {first.experiment} and {config.experiment} of "
-                    f"{table} have {key} {expected} and {value}, which the table does not show. "
-                    f"Make them equal, or take {table} off the `tables` of one."
+                    f"params.yaml: experiments {first} and {config.experiment} of {table} have "
+                    f"{key} {expected[key]} and {value}, which the table does not show. Make them "
+                    f"equal, or take {table} off the `tables` of one."
                 )
     if table in SHOWN and configs and SPLIT not in configs[0].dataset.splits:
         name = configs[0].dataset_name
@@ -110,24 +110,14 @@ def _held(table: str, config: Config) -> dict[str, Any]:
 
 def unlike(table: str, params: Params) -> list[str]:
     """Return a phrase for every other value in which an experiment differs from the first."""
-    phrases = []
-    first, *others = configs_of(table, params)
-    expected = _values(first)
-    for config in others:
-        for key, value in _values(config).items():
-            if value != expected[key]:
-                phrases.append(
-                    f"{config.experiment} has {key} {value}, {first.experiment} {expected[key]}"
-                )
-    return phrases
-
-
-def _values(config: Config) -> dict[str, Any]:
-    values = config.training_values()
-    values = flat({section: values[section] for section in ("model", "train")})
-    return {
-        key: value for key, value in values.items() if key.removeprefix("model.") not in SWITCHES
-    }
+    first, *others = [(c.experiment, flat(c.training_values())) for c in configs_of(table, params)]
+    shown = {f"model.{key}" for key in SWITCHES}
+    return [
+        f"{name} has {key} {value}, {first[0]} {first[1].get(key)}"
+        for name, values in others
+        for key, value in values.items()
+        if key.startswith(("model.", "train.")) and key not in shown and value != first[1].get(key)
+    ]
 
 
 def shown_run(params: Params) -> str:
@@ -136,10 +126,8 @@ def shown_run(params: Params) -> str:
     Raises:
         ConfigError: there is none.
     """
-    names = [name for name, e in params.experiments.items() if "table3" in e.tables]
-    seed = params.seeds[0]
-    with_mmp = [c for name in names if (c := params.resolve(name, seed)).model.mmp]
-    paired = [config for config in with_mmp if _twins(params, config)]
+    configs = configs_of("table3", params)
+    paired = [config for config in configs if config.model.mmp and _twins(params, config)]
     if not paired:
         raise ConfigError(
             "params.yaml: Figures 5 and 6 need two experiments of table3 that differ in model.mmp "
@@ -164,15 +152,8 @@ def without_mmp(params: Params, config: Config) -> Config:
 
 
 def _twins(params: Params, config: Config) -> list[Config]:
-    others = [
-        params.resolve(name, config.seed)
-        for name, experiment in params.experiments.items()
-        if "table3" in experiment.tables
-    ]
-    return [
-        other for other in others if not other.model.mmp and _but_mmp(other) == _but_mmp(config)
-    ]
+    def but_mmp(config: Config) -> dict[str, Any]:
+        return config.model_dump(exclude={"experiment": True, "model": {"mmp"}})
 
-
-def _but_mmp(config: Config) -> dict[str, Any]:
-    return config.model_dump(exclude={"experiment": True, "model": {"mmp"}})
+    others = [params.resolve(name, config.seed) for name in experiments_of("table3", params)]
+    return [o for o in others if not o.model.mmp and but_mmp(o) == but_mmp(config)]

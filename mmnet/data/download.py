@@ -13,7 +13,7 @@ from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
 
 from mmnet.config.paths import Paths
-from mmnet.config.schema import SourceConfig
+from mmnet.config.profile import SourceConfig
 from mmnet.runtime.errors import DataError, MMNetError
 from mmnet.runtime.files import atomic_write, check_room, locked, writing
 from mmnet.runtime.progress import readable, say, track

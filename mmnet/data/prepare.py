@@ -10,7 +10,7 @@ from zipfile import ZipFile
 
 import pandas as pd
 
-from mmnet.config.schema import DatasetConfig
+from mmnet.config.profile import DatasetConfig
 from mmnet.data.download import must_exist
 from mmnet.data.refer import Notes, build_table, parse_instances, parse_refs, read_table
 from mmnet.data.unpack import unpack

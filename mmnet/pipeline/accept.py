@@ -15,9 +15,9 @@ from mmnet.pipeline.status import shown
 from mmnet.runtime.errors import CheckpointError, ConfigError, DataError, MMNetError
 from mmnet.runtime.files import atomic_write, locked, read_json, write_json
 
-ANOTHER_RUN = ("profile", "seed", "dataset_name", "tower.architecture")
+ANOTHER_RUN = {"profile", "seed", "dataset_name", "tower.architecture"}
 """Values that make it another run. So do those of `model`, except for MATTERS_IN_TRAINING."""
-MATTERS_IN_TRAINING = ("model.dropout",)
+MATTERS_IN_TRAINING = {"model.dropout"}
 
 
 def named_runs(names: Iterable[str], params: Params) -> list[Run]:
@@ -54,9 +54,7 @@ def accept(config: Config, inputs: RunInputs, run: RunPaths) -> str:
     new = training_identity(config, inputs)
     found = differences(old, new)
     if not found:
-        raise MMNetError(
-            f"{run.folder}: nothing has changed since its training; nothing to accept."
-        )
+        raise MMNetError(f"{run.folder}: nothing has changed since its training.")
     content = checkpoint.load(run.checkpoint)
     if content["identity"] != old.as_dict():
         raise CheckpointError(f"{run.folder}: run.json is not of this checkpoint. Train it again.")
@@ -78,9 +76,9 @@ def accept(config: Config, inputs: RunInputs, run: RunPaths) -> str:
 
 def _check_values(old: Identity, new: Identity, run: RunPaths) -> None:
     before, after = flat(old.values), flat(new.values)
-    for key in sorted({*before, *after}):
-        is_refused = key in ANOTHER_RUN or key.startswith("model.")
-        if before.get(key) != after.get(key) and is_refused and key not in MATTERS_IN_TRAINING:
+    model = {key for key in {*before, *after} if key.startswith("model.")} - MATTERS_IN_TRAINING
+    for key in sorted(ANOTHER_RUN | model):
+        if before.get(key) != after.get(key):
             raise CheckpointError(
                 f"{run.folder}: {key} {before.get(key)} -> {after.get(key)} makes it another model "
                 "or another data set's. Train it again."

@@ -1,5 +1,6 @@
 """What MMNet consists of: parameters, FLOPs and output sizes, module by module."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -23,7 +24,7 @@ PARTS = {
     "mask_decoder.projector": ("mask",),
     "mask_decoder.estimator": ("S_q",),
 }
-# MMNet calls these itself, so that sentences share an image: not within their box's own call.
+# MMNet calls these itself, so that sentences share an image: they count for their box.
 CALLED_APART = {
     "neck": ("neck.laterals",),
     "query_generator": ("query_generator.dense",),
@@ -35,16 +36,14 @@ def describe(model: ModelConfig, tower: TowerConfig, *, max_length: int) -> str:
     """Return a table of MMNet's parts, for one image with one sentence of L tokens."""
     mmnet = on_meta(model, tower)
     outputs, flops = _forward(mmnet, model.image_size, max_length)
-    rows = [
-        (
-            "  " * part.count(".") + part.rpartition(".")[2],
-            f"{_parameters(mmnet.get_submodule(part)):,}",
-            _giga(sum(flops.get(f"MMNet.{n}", 0) for n in (part, *CALLED_APART.get(part, ())))),
-            ", ".join(f"{name} {size}" for name, size in zip(names, outputs[part], strict=False)),
-        )
-        for part, names in PARTS.items()
-    ]
-    rows.append(("MMNet", f"{_parameters(mmnet):,}", _giga(flops["MMNet"]), ""))
+    rows = []
+    for part, names in PARTS.items():
+        counted = sum(flops.get(f"MMNet.{n}", 0) for n in (part, *CALLED_APART.get(part, ())))
+        sizes = [f"{name} {size}" for name, size in zip(names, outputs[part], strict=False)]
+        name = "  " * part.count(".") + part.rpartition(".")[2]
+        parameters = _parameters(mmnet.get_submodule(part))
+        rows.append((name, f"{parameters:,}", f"{counted / 1e9:.3f}", ", ".join(sizes)))
+    rows.append(("MMNet", f"{_parameters(mmnet):,}", f"{flops['MMNet'] / 1e9:.3f}", ""))
     table = tabulate(
         rows,
         ("part", "parameters", "GFLOPs", "outputs of one image and sentence"),
@@ -84,25 +83,18 @@ def _forward(
     """Return each part's output sizes, and each module's FLOPs, of one forward pass."""
     outputs: dict[str, list[str]] = {}
 
-    def note(part: str) -> Any:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            tensors = output if isinstance(output, tuple) else (output,)
-            outputs[part] = [" x ".join(map(str, tensor.shape[1:])) for tensor in tensors]
-
-        return hook
+    def note(part: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        tensors = output if isinstance(output, tuple) else (output,)
+        outputs[part] = [" x ".join(map(str, tensor.shape[1:])) for tensor in tensors]
 
     for part in PARTS:
-        mmnet.get_submodule(part).register_forward_hook(note(part))
+        mmnet.get_submodule(part).register_forward_hook(partial(note, part))
     image = torch.empty(1, 3, image_size, image_size, device="meta")
     tokens = torch.empty(1, max_length, dtype=torch.long, device="meta")
     counter = FlopCounterMode(display=False)
     with torch.device("meta"), counter, torch.no_grad():
         mmnet(image, tokens)
     return outputs, {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
-
-
-def _giga(flops: int) -> str:
-    return f"{flops / 1e9:.3f}"
 
 
 def _parameters(module: nn.Module) -> int:

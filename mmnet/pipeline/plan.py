@@ -6,7 +6,7 @@ Estimates from the model's sizes and the data's counts; nothing is downloaded, d
 import math
 from collections.abc import Iterable, Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from matplotlib.ticker import EngFormatter
 from tabulate import tabulate
@@ -30,6 +30,9 @@ and of Adam's moments, one of them being written, and the best model."""
 REFS_PER_SCENE = 3
 TRAIN2014_IMAGES = 82_783
 
+si = EngFormatter("FLOP", places=1)
+"""A number of operations with a prefix: 55.5 EFLOP."""
+
 NOTES = """\
 training: 3 x forward pass (`mmnet describe`) x items x epochs, without evaluation and pre-training.
 part: items that a GPU takes at a time, batch_size / processes / accumulate.
@@ -42,30 +45,14 @@ class CostedRun(NamedTuple):
 
     config: Config
     items: int
-    cost: Cost
-    activations: Activations
-
-    @property
-    def part_size(self) -> int:
-        """Items at a time on one GPU."""
-        return part_size(self.config.train, self.config.train.processes)
-
-    @property
-    def memory(self) -> int:
-        """Bytes on one GPU: the state, gradients in transit to other GPUs, a part's activations."""
-        copies = STATE + (self.config.train.processes > 1)
-        kept = self.activations.fixed + self.activations.per_item * self.part_size
-        return copies * self.checkpoint + kept
-
-    @property
-    def flops(self) -> int:
-        """Of the whole training."""
-        return FORWARD_AND_BACKWARD * self.cost.flops * self.items * self.config.train.epochs
-
-    @property
-    def checkpoint(self) -> int:
-        """Bytes."""
-        return 4 * self.cost.parameters
+    part: int
+    """Items at a time on one GPU."""
+    flops: int
+    """Of the whole training."""
+    memory: int
+    """Bytes on one GPU: the state, gradients in transit to other GPUs, a part's activations."""
+    checkpoint: int
+    """Bytes."""
 
 
 def plan(params: Params, paths: Paths, tables: Sequence[str], *, tflops: float) -> str:
@@ -79,36 +66,41 @@ def plan(params: Params, paths: Paths, tables: Sequence[str], *, tflops: float) 
     count = f"{len(params.seeds) * len(runs)} runs"
     flops = len(params.seeds) * sum(run.flops for run in runs)
     disk = disk_of(runs, params)
-    rows = [
-        {
-            "experiment": run.config.experiment,
-            "tables": ",".join(t[-1] for t in params.experiments[run.config.experiment].tables),
-            "dataset": run.config.dataset_name,
-            "tower": run.config.tower.label,
-            "epochs": run.config.train.epochs,
-            "items": f"{run.items:,}",
-            "training": si(run.flops),
-            "GPU time": duration(run.flops / rate),
-            "part": run.part_size,
-            "memory": readable(run.memory),
-            "checkpoint": readable(run.checkpoint),
-        }
-        for run in runs
-    ]
-    align = ["left"] * 4 + ["right"] * 7
+    table = tabulate(
+        [_row(run, params, rate) for run in runs],
+        "keys",
+        tablefmt="plain",
+        disable_numparse=True,
+        colalign=["left"] * 4 + ["right"] * 7,
+    )
     lines = [
         f"Profile {params.profile} ({params.active.label}): {count}, seeds "
         f"{', '.join(map(str, params.seeds))}. Each line is one run.",
         NOTES,
         f"GPU time: at {tflops:g} TFLOP/s, an assumed rate; set yours with --tflops.",
-        "",
-        tabulate(rows, "keys", tablefmt="plain", disable_numparse=True, colalign=align),
-        "",
+        f"\n{table}\n",
         *(f"disk, {name}: {readable(size)}" for name, size in disk.items() if size),
         f"In all: {count}, {si(flops)}, {duration(flops / rate)} on one GPU, "
         f"{readable(sum(disk.values()))} of disk.",
     ]
     return "\n".join(lines)
+
+
+def _row(run: CostedRun, params: Params, rate: float) -> dict[str, Any]:
+    config = run.config
+    return {
+        "experiment": config.experiment,
+        "tables": ",".join(table[-1] for table in params.experiments[config.experiment].tables),
+        "dataset": config.dataset_name,
+        "tower": config.tower.label,
+        "epochs": config.train.epochs,
+        "items": f"{run.items:,}",
+        "training": si(run.flops),
+        "GPU time": duration(run.flops / rate),
+        "part": run.part,
+        "memory": readable(run.memory),
+        "checkpoint": readable(run.checkpoint),
+    }
 
 
 def flops_per_second(tflops: float) -> float:
@@ -139,16 +131,20 @@ def costed_runs(params: Params, paths: Paths, tables: Sequence[str]) -> list[Cos
             f"params.yaml: no experiment has {' or '.join(chosen)} in its `tables`. Add it to one."
         )
     count_items = cache(lambda name: items_of(name, params, paths))
-    kept: dict[str, Activations] = {}
+    kept: dict[Any, Activations] = {}
     runs = []
     for config in configs:
         length, train = config.dataset.max_length, config.train
         # What the rows of Tables 2-4 change hardly counts, and counting takes a second.
-        kind = f"{config.tower_name} {length} {train.precision} {train.checkpoint_activations}"
+        kind = config.tower_name, length, train.precision, train.checkpoint_activations
         if kind not in kept:
             kept[kind] = activations(config)
         counted = cost(config.model, config.tower, max_length=length)
-        runs.append(CostedRun(config, count_items(config.dataset_name), counted, kept[kind]))
+        items, part = count_items(config.dataset_name), part_size(train, train.processes)
+        flops = FORWARD_AND_BACKWARD * counted.flops * items * train.epochs
+        checkpoint, copies = 4 * counted.parameters, STATE + (train.processes > 1)
+        memory = copies * checkpoint + kept[kind].fixed + kept[kind].per_item * part
+        runs.append(CostedRun(config, items, part, flops, memory, checkpoint))
     return runs
 
 
@@ -162,12 +158,11 @@ def flops_of(epochs: Iterable[tuple[Config, float]], params: Params, paths: Path
     costs: dict[tuple[str, int], Cost] = {}
     total = 0.0
     for config, count in epochs:
-        key = config.tower_name, config.dataset.max_length
-        if key not in costs:
-            costs[key] = cost(config.model, config.tower, max_length=key[1])
-        items = count_items(config.dataset_name)
-        total += FORWARD_AND_BACKWARD * costs[key].flops * items * count
-    return total
+        kind = config.tower_name, config.dataset.max_length
+        if kind not in costs:
+            costs[kind] = cost(config.model, config.tower, max_length=kind[1])
+        total += costs[kind].flops * count_items(config.dataset_name) * count
+    return FORWARD_AND_BACKWARD * total
 
 
 def items_of(name: str, params: Params, paths: Paths) -> int:
@@ -198,20 +193,12 @@ def disk_of(runs: Sequence[CostedRun], params: Params) -> dict[str, float]:
     counts = [dataset.counts.values() for dataset in profile.datasets.values() if dataset.counts]
     # The data sets share most of their images: about as many as the largest one has.
     images = max((sum(split.images for split in splits) for splits in counts), default=0)
+    fetched = [a for name, a in profile.archives.items() if profile.data.get(name) is None]
     checkpoints = [run.checkpoint for run in runs]
     return {
-        "archives": sum(
-            archive.bytes or 0
-            for name, archive in profile.archives.items()
-            if profile.data.get(name) is None
-        ),
+        "archives": sum(archive.bytes or 0 for archive in fetched),
         "images": (profile.archives["train2014"].bytes or 0) * images / TRAIN2014_IMAGES,
         "CLIP towers": sum(profile.weights[tower].bytes or 0 for tower in openai),
         "finished runs": len(params.seeds) * sum(checkpoints),
         "more while one trains, at most": (TRAINING - 1) * max(checkpoints),
     }
-
-
-def si(flops: float) -> str:
-    """Return a number of operations with a prefix: 55.5 EFLOP."""
-    return EngFormatter("FLOP", places=1)(flops)

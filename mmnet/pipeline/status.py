@@ -7,15 +7,15 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from statistics import mean
 from typing import Any, NamedTuple
 
 from tabulate import tabulate
 
 from mmnet.config.code import code
-from mmnet.config.identity import Identity, RunInputs, differences
-from mmnet.config.paths import Paths, WorkPaths
+from mmnet.config.identity import Identity, differences
+from mmnet.config.paths import Paths, RunPaths, WorkPaths
 from mmnet.config.schema import Config, Params
 from mmnet.runtime.errors import ConfigError
 from mmnet.runtime.files import checksum, is_locked, read_json
@@ -28,54 +28,34 @@ SHOWN = 3
 """Differences that a line names; of more, the count."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Work:
-    """A work folder, and which training works in it."""
+    """A work folder: which training works in it, and how far it is."""
 
     paths: WorkPaths
     about: dict[str, Any]
     identity: Identity
 
-    @property
-    def experiment_and_seed(self) -> tuple[Any, Any]:
-        return self.about.get("experiment"), self.about.get("seed")
-
-    @property
-    def state(self) -> str:
-        if self.paths.finished.is_file() and self.paths.best.is_file():
-            return "finished"
-        return "training" if is_locked(self.paths.folder) else "interrupted"
-
-    @property
-    def has_saved(self) -> bool:
-        """Whether there is anything to resume from."""
-        return self.paths.last.is_file() or self.paths.previous.is_file()
-
-    @property
-    def size(self) -> int:
-        """Bytes of its checkpoints."""
-        return sum(path.stat().st_size for path in self.paths.folder.glob("*.pt"))
-
-    @cached_property
-    def epochs_done(self) -> float:
+    def __post_init__(self) -> None:
+        paths, values = self.paths, self.identity.values
+        self.run: tuple[Any, Any] = self.about.get("experiment"), self.about.get("seed")
+        self.kind: Kind = values["tower"]["architecture"], values["model"]["image_size"]
+        self.state = "training" if is_locked(paths.folder) else "interrupted"
+        if paths.finished.is_file() and paths.best.is_file():
+            self.state = "finished"
+        self.has_saved = paths.last.is_file() or paths.previous.is_file()
+        self.size = sum(path.stat().st_size for path in paths.folder.glob("*.pt"))
+        progress = read_json(paths.progress)
+        self.epochs_done = float(progress.get("epoch", 0))
         """Until its last saved state; without the steps of an unfinished first epoch."""
-        progress = read_json(self.paths.progress)
-        epoch, steps = progress.get("epoch", 0), progress.get("steps", 0)
-        if not epoch or not self.paths.metrics.is_file():
-            return float(epoch)
-        last = json.loads(self.paths.metrics.read_text(encoding="utf-8").splitlines()[-1])
-        return float(epoch + steps * last["epoch"] / last["step"])
-
-    @property
-    def pace(self) -> float | None:
+        if self.epochs_done and paths.metrics.is_file():
+            last = json.loads(paths.metrics.read_text(encoding="utf-8").splitlines()[-1])
+            self.epochs_done += progress.get("steps", 0) * last["epoch"] / last["step"]
+        is_timed = self.epochs_done and progress.get("seconds")
+        self.pace = progress["seconds"] / self.epochs_done if is_timed else None
         """Measured seconds per epoch; None before the end of the first."""
-        seconds = read_json(self.paths.progress).get("seconds", 0.0)
-        return seconds / self.epochs_done if self.epochs_done else None
-
-    @property
-    def position(self) -> str:
-        epochs = self.identity.values["train"]["epochs"]
-        return f"epoch {min(int(self.epochs_done) + 1, epochs)}/{epochs}"
+        epochs = values["train"]["epochs"]
+        self.position = f"epoch {min(int(self.epochs_done) + 1, epochs)}/{epochs}"
 
 
 @dataclass(frozen=True)
@@ -83,9 +63,18 @@ class Expected:
     """What a run's identity is now, as far as its inputs exist."""
 
     config: Config
-    inputs: RunInputs
+    missing: str
+    """The inputs that do not exist."""
     code: dict[str, str]
     data: dict[str, str | None]
+
+    @property
+    def run(self) -> tuple[str, int]:
+        return self.config.experiment, self.config.seed
+
+    @property
+    def kind(self) -> Kind:
+        return self.config.tower.architecture, self.config.model.image_size
 
     def beside(self, known: Identity) -> Identity:
         """Return it; inputs that do not exist are taken to be those of a `known` identity."""
@@ -96,9 +85,11 @@ class Expected:
 class RunStatus(NamedTuple):
     expected: Expected
     state: str
-    detail: str = ""
-    work: Work | None = None
+    detail: str
+    work: Work | None
     """Its own work folder."""
+    pace: float | None
+    """Measured seconds per epoch: its own, else those of other runs of its kind."""
 
     @property
     def epochs_left(self) -> float:
@@ -107,18 +98,21 @@ class RunStatus(NamedTuple):
         done = {"finished": epochs, "stale": 0, "missing": 0}
         return epochs - done.get(self.state, self.work.epochs_done if self.work else 0)
 
+    @property
+    def seconds_left(self) -> float:
+        return self.epochs_left * (self.pace or 0.0)
+
 
 def status(params: Params, paths: Paths, tables: Sequence[str], *, tflops: float) -> str:
     """Return a line for each run of the tables, or of all; other work folders; the time left."""
     works = works_of(paths)
-    measured = _measured(works)
-    runs = [status_of(run, paths, works) for run in expected_runs(params, paths, tables)]
+    runs = statuses(expected_runs(params, paths, tables), paths, works)
     rows = [("experiment", "seed", "state", "")]
     for run in runs:
-        seconds = _seconds_left(run, measured)
-        left = f", {duration(seconds)} left" if run.state == "training" and seconds else ""
-        config = run.expected.config
-        rows.append((config.experiment, str(config.seed), run.state, run.detail + left))
+        experiment, seed = run.expected.run
+        is_timed = run.state == "training" and run.pace
+        left = f", {duration(run.seconds_left)} left" if is_timed else ""
+        rows.append((experiment, str(seed), run.state, run.detail + left))
     counts = Counter(run.state for run in runs)
     lines = [
         f"Profile {params.profile} ({params.active.label}), runs: "
@@ -127,7 +121,7 @@ def status(params: Params, paths: Paths, tables: Sequence[str], *, tflops: float
         _table(rows),
         *_others(runs, works, of_all=not tables),
         "",
-        _in_all(runs, measured, params, paths, tflops),
+        _time_left(runs, params, paths, tflops),
     ]
     return "\n".join(lines)
 
@@ -141,45 +135,49 @@ def expected_runs(params: Params, paths: Paths, tables: Sequence[str]) -> list[E
             continue
         for config in (params.resolve(name, seed) for seed in params.seeds):
             inputs = paths.inputs(config)
-            data = inputs.checksums(checksum_once)
-            runs.append(Expected(config, inputs, code("train", config), data))
+            data, missing = inputs.checksums(checksum_once), ", ".join(map(str, inputs.missing))
+            runs.append(Expected(config, missing, code("train", config), data))
     return runs
 
 
-def status_of(run: Expected, paths: Paths, works: Iterable[Work]) -> RunStatus:
-    """Return what a run is doing, as its published files and the work folders say."""
-    files = paths.run(run.config.experiment, run.config.seed)
+def statuses(runs: Iterable[Expected], paths: Paths, works: Sequence[Work]) -> list[RunStatus]:
+    """Return what runs are doing, as their published files and the work folders say."""
+    found = []
+    for run in runs:
+        own = next((w for w in works if run.beside(w.identity) == w.identity), None)
+        alike = [work.pace for work in works if work.pace and work.kind == run.kind]
+        pace = (own and own.pace) or (mean(alike) if alike else None)
+        found.append(RunStatus(run, *_state(run, paths.run(*run.run), own), own, pace))
+    return found
+
+
+def _state(run: Expected, files: RunPaths, work: Work | None) -> tuple[str, str]:
+    """A run's state, and why it is so."""
     published = read_json(files.identity)
     known = Identity.from_dict(published.get("identity"))
-    work = next((w for w in works if run.beside(w.identity) == w.identity), None)
-    missing = ", ".join(map(str, run.inputs.missing))
     has_checkpoint = files.checkpoint.is_file()
     if known is not None and has_checkpoint and run.beside(known) == known:
-        unsure = f"not compared, since not found: {missing}" if missing else ""
-        return RunStatus(run, "finished", _joined(_accepted(published), unsure), work)
+        unsure = f"not compared, since not found: {run.missing}" if run.missing else ""
+        return "finished", _joined(_accepted(published), unsure)
     if work is not None and (work.state != "interrupted" or work.has_saved):
         details = {
             "finished": _joined("not published: snakemake publishes it", _accepted(work.about)),
             "training": work.position,
             "interrupted": f"{work.position}, {readable(work.size)}",
         }
-        return RunStatus(run, work.state, details[work.state], work)
+        return work.state, details[work.state]
     if has_checkpoint and known is not None:
-        return RunStatus(run, "stale", shown(differences(known, run.beside(known))), work)
+        return "stale", shown(differences(known, run.beside(known)))
     if has_checkpoint:
-        why = f"{files.identity} does not say how it was trained"
-        return RunStatus(run, "stale", why, work)
-    return RunStatus(run, "missing", f"needs {missing}" if missing else "", work)
+        return "stale", f"{files.identity} does not say how it was trained"
+    return "missing", f"needs {run.missing}" if run.missing else ""
 
 
 def works_of(paths: Paths) -> list[Work]:
     """Return the profile's work folders, of trainings finished and not."""
-    found = []
-    for work in paths.works:
-        about = read_json(work.about)
-        if identity := Identity.from_dict(about.get("identity")):
-            found.append(Work(work, about, identity))
-    return found
+    abouts = [(work, read_json(work.about)) for work in paths.works]
+    read = [(work, about, Identity.from_dict(about.get("identity"))) for work, about in abouts]
+    return [Work(work, about, identity) for work, about, identity in read if identity]
 
 
 def shown(differences: Sequence[str]) -> str:
@@ -203,75 +201,40 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
     return text
 
 
-def _measured(works: Iterable[Work]) -> dict[Kind, float]:
-    """Seconds per epoch, as runs of the profile took them."""
-    found: dict[Kind, list[float]] = {}
-    for work in works:
-        values = work.identity.values
-        kind = values["tower"]["architecture"], values["model"]["image_size"]
-        if pace := work.pace:
-            found.setdefault(kind, []).append(pace)
-    return {kind: mean(paces) for kind, paces in found.items()}
-
-
-def _seconds_left(run: RunStatus, measured: dict[Kind, float]) -> float | None:
-    """As measured of the run itself, else of others of its kind; None where nothing is."""
-    config = run.expected.config
-    pace = run.work.pace if run.work else None
-    pace = pace or measured.get((config.tower.architecture, config.model.image_size))
-    return run.epochs_left * pace if pace else None
-
-
-def _in_all(
-    runs: Sequence[RunStatus],
-    measured: dict[Kind, float],
-    params: Params,
-    paths: Paths,
-    tflops: float,
-) -> str:
-    """What is left, and where that is from."""
-    seconds, sources = 0.0, []
+def _time_left(runs: Iterable[RunStatus], params: Params, paths: Paths, tflops: float) -> str:
     left = [run for run in runs if run.epochs_left > 0]
-    times = [_seconds_left(run, measured) for run in left]
-    if known := [time for time in times if time is not None]:
-        seconds += sum(known)
-        sources.append(f"{len(known)} by measured times of this profile's runs")
-    unmeasured = [run for run, time in zip(left, times, strict=True) if time is None]
-    if unmeasured:
+    if not left:
+        return "Nothing is left to train."
+    timed = [run.seconds_left for run in left if run.pace]
+    untimed = [(run.expected.config, run.epochs_left) for run in left if not run.pace]
+    seconds = sum(timed)
+    sources = [f"{len(timed)} by measured times of this profile's runs"] if timed else []
+    if untimed:
         from mmnet.pipeline.plan import flops_of, flops_per_second  # imports torch
 
         rate = flops_per_second(tflops)
         try:
-            epochs = [(run.expected.config, run.epochs_left) for run in unmeasured]
-            seconds += flops_of(epochs, params, paths) / rate
-            sources.append(f"{len(unmeasured)} at {tflops:g} TFLOP/s, an assumed rate (--tflops)")
+            seconds += flops_of(untimed, params, paths) / rate
+            sources.append(f"{len(untimed)} at {tflops:g} TFLOP/s, an assumed rate (--tflops)")
         except ConfigError as error:
-            sources.append(f"{len(unmeasured)} not counted: {error}")
-    if not left:
-        return "Nothing is left to train."
+            sources.append(f"{len(untimed)} not counted: {error}")
     return f"Left to train: {duration(seconds)}, one run after another ({'; '.join(sources)})"
 
 
 def _others(runs: Iterable[RunStatus], works: Iterable[Work], *, of_all: bool) -> list[str]:
     """A line for each work folder that is not of a run's training as it is now."""
-    expected = {(r.expected.config.experiment, r.expected.config.seed): r.expected for r in runs}
-    current = [run.work.paths for run in runs if run.work]
-    others = [
-        work
-        for work in works
-        if work.paths not in current and (of_all or work.experiment_and_seed in expected)
-    ]
+    expected = {run.expected.run: run.expected for run in runs}
+    current = [run.work for run in runs]
+    others = [w for w in works if w not in current and (of_all or w.run in expected)]
     if not others:
         return []
     rows = []
     for work in others:
-        experiment, seed = work.experiment_and_seed
-        run = expected.get((experiment, seed))
+        (experiment, seed), run = work.run, expected.get(work.run)
         state = work.state if work.state == "finished" else f"{work.state}, {work.position}"
         why = shown(differences(work.identity, run.beside(work.identity))) if run else "not a run"
-        rows.append(
-            (str(work.paths.folder), f"{experiment} seed {seed}", state, readable(work.size), why)
-        )
+        name = f"{experiment} seed {seed}"
+        rows.append((str(work.paths.folder), name, state, readable(work.size), why))
     size = readable(sum(work.size for work in others))
     return [
         "",

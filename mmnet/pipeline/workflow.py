@@ -1,4 +1,4 @@
-"""What the Snakefile asks of params.yaml, as plain Python: checks, inputs and `params` of rules."""
+"""What the Snakefile needs of params.yaml, in plain Python: checks, inputs and values of rules."""
 
 import json
 import os
@@ -22,7 +22,7 @@ class Workflow:
     """The rules' view of one profile. Everything that can be checked before any job is.
 
     Raises:
-        ConfigError: an experiment asks for more GPUs than all jobs may use, or a table, a user's
+        ConfigError: an experiment requests more GPUs than all jobs may use, or a table, a user's
             own copy of the data, or a weights file is not usable.
     """
 
@@ -38,29 +38,22 @@ class Workflow:
         for table in TABLES:
             check_rows(table, params)
         for name in params.experiments:
-            self._check_gpus(name, gpu_limit)
-        for name in self.profile.datasets:
-            self._check_own_copy(name)
-
-    def _check_gpus(self, experiment: str, limit: int | None) -> None:
-        train = self.params.resolve(experiment, self.params.seeds[0]).train
-        is_on_gpus = train.device != "cpu" and train.processes > 1
-        if limit is not None and is_on_gpus and train.processes > limit:
-            # Snakemake would silently ask for fewer, and the job would use them all the same.
-            raise ConfigError(
-                f"params.yaml: {experiment}: train.processes is {train.processes}, but all jobs "
-                f"together may use {limit} GPUs. Add --resources gpu={train.processes} or more, or "
-                "lower it."
-            )
-
-    def _check_own_copy(self, dataset: str) -> None:
-        source = self.sources[dataset]
-        for file in self._annotation_files(dataset):
-            if source.is_dir() and not (source / file).is_file():
+            train = params.resolve(name, params.seeds[0]).train
+            if gpu_limit is not None and 1 < gpus(train.device, train.processes) > gpu_limit:
+                # Snakemake would request fewer, and the job would use them all the same.
                 raise ConfigError(
-                    f"params.yaml: profiles.{self.params.profile}.data.{dataset}: {source} lacks "
-                    f"{file}. Add it, or give another copy, or null to download it."
+                    f"params.yaml: {name}: train.processes is {train.processes}, but all jobs "
+                    f"together may use {gpu_limit} GPUs. Add --resources gpu={train.processes} or "
+                    "more, or lower it."
                 )
+        for name in self.profile.datasets:
+            source = self.sources[name]
+            for file in self._annotation_files(name):
+                if source.is_dir() and not (source / file).is_file():
+                    raise ConfigError(
+                        f"params.yaml: profiles.{params.profile}.data.{name}: {source} lacks "
+                        f"{file}. Add it, or give another copy, or null to download it."
+                    )
 
     def _annotation_files(self, dataset: str) -> tuple[str, str]:
         return "instances.json", f"refs({self.profile.datasets[dataset].refs}).p"  # type: ignore[index]
@@ -130,11 +123,8 @@ class Workflow:
 
     def found(self, paths: Iterable[Path]) -> dict[str, str]:
         """Return, with allow_missing, which files of runs exist, with their checksums."""
-        return {
-            str(path): checksum(path)
-            for path in paths
-            if self.params.allow_missing and path.exists()
-        }
+        existing = [path for path in paths if self.params.allow_missing and path.exists()]
+        return {str(path): checksum(path) for path in existing}
 
     def predictions_of(self, configs: Iterable[Config]) -> list[str]:
         """Return what shapes the predictions of runs."""
@@ -152,10 +142,10 @@ class Workflow:
             "scores": self.found(self.scores_of(table)),
         }
 
-    # What jobs ask for.
+    # What jobs request.
 
     def resources(self, kind: str) -> dict[str, Any]:
-        """Return what a kind of job asks of a cluster's queue."""
+        """Return what a kind of job requests of a cluster's queue."""
         job = getattr(self.profile.cluster, kind)
         partition = {"slurm_partition": job.partition} if job.partition else {}
         return {"mem_mb": job.memory_mb, "runtime": job.minutes, **partition}
@@ -183,7 +173,7 @@ def as_json(section: BaseModel | dict[str, Any] | None, *, less: set[str] | None
 
 
 def gpus(device: str, processes: int = 1) -> int:
-    """Return the GPUs that a job asks for."""
+    """Return the number of GPUs that a job requests."""
     return 0 if device == "cpu" else processes
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from mmnet.config.schema import SourceConfig
+from mmnet.config.profile import SourceConfig
 
 CONTENT = random.Random(0).randbytes(5000)
 OTHER = CONTENT[::-1]

@@ -8,7 +8,8 @@ from importlib import resources
 import yaml
 from pydantic import BaseModel, ConfigDict
 
-from mmnet.config.schema import DatasetName, Params, TableName
+from mmnet.config.profile import DatasetName
+from mmnet.config.schema import Params, TableName
 
 
 class Strict(BaseModel):

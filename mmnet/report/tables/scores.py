@@ -7,7 +7,8 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError, model_validator
 
-from mmnet.config.schema import DatasetName, Params
+from mmnet.config.profile import DatasetName
+from mmnet.config.schema import Params
 from mmnet.config.tables import Run, check_rows, runs_of
 from mmnet.evaluate.metrics import METRICS
 from mmnet.runtime.errors import ConfigError, DataError

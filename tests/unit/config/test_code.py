@@ -68,9 +68,8 @@ def test_a_reworded_message_or_a_new_setting_of_mlflow_retrains_nothing(
     change(package / "train/loop.py", "Lower train.lr", "Decrease train.lr")
     change(package / "train/run_state.py", 'say(f"resuming', 'say(f"continuing')
     change(package / "model/mmnet.py", '"""MMNet as', '"""MMNet, as')
-    change(
-        package / "config/schema.py", "    enabled: bool\n", "    enabled: bool\n    team: str\n"
-    )
+    enabled = "    enabled: bool\n"
+    change(package / "config/schema.py", enabled, f"{enabled}    team: str\n")
     change(package / "runtime/progress.py", "LINE_EVERY = 10.0", "LINE_EVERY = 30.0")
     with (package / "tracking" / "live.py").open("a") as file:
         file.write("\nNEW = 1\n")
@@ -110,6 +109,14 @@ def test_a_towers_definition_retrains_the_runs_on_it(
         file.write("\n")
     assert retrained(runs, before) == {name for name in runs if name.endswith("vit_l")}
     assert code.code_hash("pretrain", tower="mini-vit-l") != code.code_hash("pretrain")
+
+
+def test_a_template_remakes_what_is_written_with_it(package: Path) -> None:
+    before = {rule: code.code_hash(rule) for rule in code.RULES}
+    with (package / "report/templates/table.tex.j2").open("a") as file:
+        file.write("\n")
+    changed = {rule for rule in code.RULES if code.code_hash(rule) != before[rule]}
+    assert changed == {"tables", "claims", "pages"}
 
 
 def test_the_papers_towers_use_the_backbone_of_their_kind() -> None:

@@ -94,12 +94,6 @@ def test_an_experiments_keys_override_its_profiles() -> None:
     assert params.resolve("refcoco_vit_l", 0) == plain.resolve("refcoco_vit_l", 0)
 
 
-def test_params_cannot_be_changed_after_loading() -> None:
-    params: Params = load_params(PARAMS)
-    with pytest.raises(ValueError, match="frozen"):
-        params.profile = "paper"
-
-
 # What is refused.
 
 
@@ -239,7 +233,7 @@ def test_without_open_clip_the_architecture_is_left_to_the_job(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # As where Snakemake is installed alone and conda makes the jobs' environment.
-    monkeypatch.setattr("mmnet.config.schema.find_spec", lambda name: None)
+    monkeypatch.setattr("mmnet.config.profile.find_spec", lambda name: None)
     load_params(PARAMS, ["profiles.mini.towers.vit_b.architecture=mini-vit-q"])
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from mmnet.config.schema import SourceConfig
+from mmnet.config.profile import SourceConfig
 from mmnet.data import download
 from mmnet.data.download import ATTEMPTS, fetch, provide, verify_placed
 from mmnet.runtime import progress
@@ -240,7 +240,7 @@ def test_if_no_mirror_has_it_one_line_names_each_reason_and_a_remedy(
 FETCH = """
 import sys
 from pathlib import Path
-from mmnet.config.schema import SourceConfig
+from mmnet.config.profile import SourceConfig
 from mmnet.data import download
 download.TIMEOUT = 1e4, 1e4  # the file is not closed, and so not written, meanwhile
 download.fetch(SourceConfig(urls=[sys.argv[1]], sha256=sys.argv[2]), Path(sys.argv[3]))

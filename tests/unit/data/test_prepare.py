@@ -8,7 +8,7 @@ from zipfile import ZipFile
 
 import pytest
 
-from mmnet.config.schema import DatasetConfig
+from mmnet.config.profile import DatasetConfig
 from mmnet.data import prepare
 from mmnet.data.prepare import prepare_table, unpack_images
 from mmnet.data.refer import read_table

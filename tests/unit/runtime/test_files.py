@@ -60,7 +60,7 @@ WRITERS = """
 import json, shutil, sys, zipfile
 from pathlib import Path
 import pandas, torch
-from mmnet.config.schema import SourceConfig
+from mmnet.config.profile import SourceConfig
 from mmnet.data.download import fetch
 from mmnet.data.unpack import unpack
 from mmnet.runtime.errors import MMNetError
