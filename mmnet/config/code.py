@@ -19,28 +19,38 @@ _MODEL = (
     *("model/mask_projector.py", "model/mmnet.py", "model/neck.py", "model/pyramid.py"),
     *("model/query_generator.py", "model/text_encoder.py"),
 )
-_PREDICTION = (*_ITEMS, "evaluate/predict.py", "runtime/device.py")
+_PREDICTION = (*_ITEMS, "evaluate/predict.py", "runtime/device.py", "runtime/distributed.py")
 _TRAINING = (
-    *(*_PREDICTION, "evaluate/metrics.py", "runtime/distributed.py"),
+    *(*_PREDICTION, "evaluate/metrics.py"),
     *("train/loop.py", "train/recipe.py", "train/run_state.py", "train/step.py"),
 )
 
-_REPORT = ("config/tables.py", "report/published.csv", "report/render.py", "report/templates/*")
+_SHOWN = (*_PREDICTION, "evaluate/metrics.py", "evaluate/selection.py", "evaluate/examples.py")
+_REPORT = (
+    *("config/tables.py", "data/refer.py", "evaluate/metrics.py", "report/published.csv"),
+    *("report/render.py", "report/tables/*", "report/templates/*"),
+)
 
 RULES: dict[str, tuple[str, ...]] = {
     "draw_scenes": ("benchmark/language.py", "benchmark/scenes.py"),
     "prepare": ("data/prepare.py", "data/refer.py", "data/tokenizer.py", "data/unpack.py"),
-    "pretrain": (*_ITEMS, "model/clip.py", "train/pretrain.py", "train/recipe.py"),
+    "pretrain": (
+        *(*_ITEMS, "model/clip.py", "runtime/device.py"),
+        *("train/pretrain.py", "train/recipe.py"),
+    ),
     "train": _TRAINING,
     "predict": _PREDICTION,
-    "preview": ("evaluate/pictures.py", "evaluate/preview.py", "evaluate/metrics.py"),
-    "score": ("evaluate/metrics.py",),
-    "examples": (*_PREDICTION, "evaluate/examples.py", "evaluate/selection.py"),
-    "queries": (*_PREDICTION, "evaluate/queries.py", "evaluate/selection.py"),
-    "tables": (*_REPORT, "report/tables/*"),
-    "claims": (*_REPORT, "report/claims/*", "evaluate/metrics.py"),
-    "figures": ("report/figures/*", "report/tables/*", "evaluate/pictures.py"),
-    "pages": ("report/pages/*", "report/render.py", "report/templates/*"),
+    "preview": (
+        *(*_PREDICTION, "evaluate/metrics.py"),
+        *("evaluate/pictures.py", "evaluate/preview.py"),
+    ),
+    "score": ("data/refer.py", "evaluate/metrics.py"),
+    "examples": _SHOWN,
+    "queries": (*_SHOWN, "evaluate/queries.py"),
+    "tables": _REPORT,
+    "claims": (*_REPORT, "report/claims/*"),
+    "figures": (*_REPORT, "report/figures/*", "evaluate/pictures.py"),
+    "pages": (*_REPORT, "report/pages/*"),
 }
 """Rule -> files below `mmnet/`; `*` is all of a folder."""
 
