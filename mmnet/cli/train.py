@@ -100,31 +100,17 @@ def evaluate(arguments: argparse.Namespace) -> None:
 def examples(arguments: argparse.Namespace) -> None:
     from mmnet.config.tables import without_mmp
     from mmnet.evaluate.examples import write_examples
-    from mmnet.evaluate.selection import Run
 
     params, _ = load(arguments)
-    config, paths, run = load_run(arguments)
+    config, paths, _ = load_run(arguments)
     twin = without_mmp(params, config)
-    twin_run = paths.run(twin.experiment, twin.seed)
     with computing(arguments.device, config.train) as device:
-        write_examples(
-            Run(config, run.rows, run.checkpoint),
-            Run(twin, twin_run.rows, twin_run.checkpoint),
-            paths.inputs(config),
-            output=run.examples,
-            device=device,
-        )
+        write_examples(config, twin, paths, device=device)
 
 
 def queries(arguments: argparse.Namespace) -> None:
     from mmnet.evaluate.queries import write_queries
-    from mmnet.evaluate.selection import Run
 
-    config, paths, run = load_run(arguments)
+    config, paths, _ = load_run(arguments)
     with computing(arguments.device, config.train) as device:
-        write_queries(
-            Run(config, run.rows, run.checkpoint),
-            paths.inputs(config),
-            output=run.queries,
-            device=device,
-        )
+        write_queries(config, paths, device=device)
