@@ -365,7 +365,6 @@ def test_damaged_rows_are_refused_even_where_missing_ones_are_allowed(bench: Ben
     [
         ("profile", "paper", "profile is 'paper', not 'mini'"),
         ("dataset_name", "refcoco", "dataset_name is 'refcoco', not 'refcoco+'"),
-        ("experiment", "nq_1", "experiment is 'nq_1', not 'nq_2'"),
         ("seed", 3, "seed is 3, not 0"),
         ("evaluate", {"threshold": 0.5}, "evaluate.threshold is 0.5, not 0.35"),
     ],
