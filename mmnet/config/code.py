@@ -37,15 +37,10 @@ RULES: dict[str, tuple[str, ...]] = {
     "score": ("evaluate/metrics.py",),
     "examples": (*_PREDICTION, "evaluate/examples.py", "evaluate/selection.py"),
     "queries": (*_PREDICTION, "evaluate/queries.py", "evaluate/selection.py"),
-    "tables": ("config/tables.py", "report/published.csv", "report/tables/*"),
-    "claims": (
-        "config/tables.py",
-        "report/published.csv",
-        "report/claims/*",
-        "evaluate/metrics.py",
-    ),
+    "tables": (*_REPORT, "report/tables/*"),
+    "claims": (*_REPORT, "report/claims/*", "evaluate/metrics.py"),
     "figures": ("report/figures/*", "report/tables/*", "evaluate/pictures.py"),
-    "pages": ("report/pages/*",),
+    "pages": (*_REPORT, "report/pages/*", "report/claims/write.py"),
 }
 """Rule -> files below `mmnet/`; `*` is all of a folder."""
 

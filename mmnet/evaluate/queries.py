@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmnet.config.paths import Paths
 from mmnet.config.schema import Config
-from mmnet.data.dataset import ImageBatch, read_image, read_mask
+from mmnet.data.dataset import EvaluationItems, ImageBatch, read_image, read_mask
 from mmnet.data.loader import read
 from mmnet.data.tokenizer import EOS, SOS
 from mmnet.data.transforms import logits_to_image, normalise
@@ -47,8 +47,36 @@ def write_queries(config: Config, paths: Paths, *, device: torch.device) -> None
     scored = items.rows.merge(rows.assign(iou=iou(rows))[["sent_id", "iou"]], on="sent_id")
     sent_id = choose_sentence(scored, max_length=config.dataset.max_length)
     row: Any = next(scored[scored["sent_id"] == sent_id].itertuples(index=False))
-    logit = math.log(config.evaluate.threshold / (1 - config.evaluate.threshold))
+    shown, likeness = _read_all(model, items, sent_id, config, device)
+    means = likeness.mean(0).tolist()
+    about = {
+        **about_run(config),
+        **{"sent_id": sent_id, "sentence": row.sentence, "iou": float(row.iou)},
+        **{"rule": QUERY_RULE, "words": shown.words},
+        **{"mask_iou": shown.likeness[0], "attention_cosine": shown.likeness[1]},
+        **{"sentences": len(rows), "mean_mask_iou": means[0], "mean_attention_cosine": means[1]},
+    }
+    arrays = shown.arrays | {
+        "image": read_image(paths.images / row.file),
+        "truth": read_mask(row.counts, row.height, row.width),
+    }
+    write_arrays(run.queries, about, {key: value.numpy() for key, value in arrays.items()})
 
+
+class Shown(NamedTuple):
+    """What is read of the sentence that is shown."""
+
+    words: list[str]
+    arrays: dict[str, Tensor]
+    likeness: list[float]
+    """How alike its queries are: masks, attention."""
+
+
+def _read_all(
+    model: MMNet, items: EvaluationItems, sent_id: int, config: Config, device: torch.device
+) -> tuple[Shown, Tensor]:
+    """Read all sentences; return what is shown of one, and how alike each one's queries are."""
+    limit = math.log(config.evaluate.threshold / (1 - config.evaluate.threshold))
     likeness = []
     batches = track(
         read(items, batch_size=None, workers=config.train.workers),
@@ -60,7 +88,7 @@ def write_queries(config: Config, paths: Paths, *, device: torch.device) -> None
         features = encode(model, batch, device)
         for some in torch.arange(len(batch.rows)).split(CHUNK):
             queries = read_queries(model, features, batch, some)
-            likeness.append(alike(queries.masks > logit, queries.attention))
+            likeness.append(alike(queries.masks > limit, queries.attention))
             if sent_id in (sent_ids := list(batch.rows["sent_id"].iloc[some.numpy()])):
                 place = sent_ids.index(sent_id)
                 number = int(some[place])
@@ -72,24 +100,8 @@ def write_queries(config: Config, paths: Paths, *, device: torch.device) -> None
                     "scores": queries.scores[place],
                     "attention": attention,
                 }
-                own_iou, own_cosine = likeness[-1][place].tolist()
-    mean_iou, mean_cosine = torch.cat(likeness).mean(0).tolist()
-    about = {
-        **about_run(config),
-        "sent_id": sent_id,
-        "sentence": row.sentence,
-        "iou": float(row.iou),
-        "rule": QUERY_RULE,
-        "words": words,
-        "mask_iou": own_iou,
-        "attention_cosine": own_cosine,
-        "sentences": len(rows),
-        "mean_mask_iou": mean_iou,
-        "mean_attention_cosine": mean_cosine,
-    }
-    arrays["image"] = read_image(paths.images / row.file)
-    arrays["truth"] = read_mask(row.counts, row.height, row.width)
-    write_arrays(run.queries, about, {key: value.numpy() for key, value in arrays.items()})
+                shown = Shown(words, arrays, likeness[-1][place].tolist())
+    return shown, torch.cat(likeness)
 
 
 class Queries(NamedTuple):

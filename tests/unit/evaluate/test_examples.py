@@ -23,7 +23,7 @@ from mmnet.evaluate.predict import load_model, predict_masks, predict_splits
 from mmnet.evaluate.queries import alike, encode, merge_words, read_queries
 from mmnet.model import checkpoint
 from mmnet.model.build import build_model
-from mmnet.report.figures.masks import read_shown
+from mmnet.report.figures.mask_figures import read_shown
 from support.tiny import ROOT, TINY, Tiny
 from support.training import identity_like
 
