@@ -286,7 +286,7 @@ def test_rows_that_the_paper_lacks_have_dashes_for_its_numbers(tmp_path: Path) -
 
 
 def test_what_else_differs_between_rows_is_in_the_caption(tmp_path: Path) -> None:
-    written(tmp_path, "table2", "mini", "experiments.nq_8.train={epochs: 9, threads: 2}")
+    written(tmp_path, "table2", "mini", "experiments.nq_8.train={epochs: 9, workers: 0}")
     text = text_of(tmp_path, "table2.md")
     assert text.count(" has ") == 1
     assert "nq_8 has train.epochs 9, nq_32 3" in text
