@@ -42,9 +42,7 @@ localrules:
 rule all:
     default_target: True
     input:
-        [f"results/table{number}.tex" for number in (1, 2, 3, 4)],
-        [f"results/figure{number}.pdf" for number in (4, 5, 6)],
-        "results/claims.md",
+        [RESULTS / name for name in TARGETS],
         "results/curves.csv",
         "results/data.md",
         "results/parameters.md",

@@ -1,6 +1,7 @@
 """The command line: the arguments of each command. The files beside this one run them."""
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -23,6 +24,9 @@ def main(arguments: list[str] | None = None) -> int:
         parsed = _parser().parse_args(arguments, argparse.Namespace(command_line=arguments))
         command: Callable[[argparse.Namespace], int | None] = parsed.run
         return command(parsed) or 0
+    except BrokenPipeError:  # as of `mmnet status | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except MMNetError as caught:
         error = caught
     except KeyboardInterrupt:

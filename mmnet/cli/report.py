@@ -64,8 +64,7 @@ def paper(arguments: argparse.Namespace) -> None:
 def figure(arguments: argparse.Namespace) -> None:
     from mmnet.config.tables import shown_run
     from mmnet.report.figures.figure4 import write_figure4
-    from mmnet.report.figures.figure5 import write_figure5
-    from mmnet.report.figures.figure6 import write_figure6
+    from mmnet.report.figures.mask_figures import write_figure5, write_figure6
 
     params, paths = load(arguments)
     if arguments.number == 4:

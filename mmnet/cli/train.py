@@ -92,22 +92,16 @@ def evaluate(arguments: argparse.Namespace) -> None:
 def examples(arguments: argparse.Namespace) -> None:
     from mmnet.config.tables import without_mmp
     from mmnet.evaluate.examples import write_examples
-    from mmnet.evaluate.selection import Run
 
-    params, paths, config, run = load_run(arguments)
+    params, paths, config, _ = load_run(arguments)
     twin = without_mmp(params, config)
-    twin_run = paths.run(twin.experiment, twin.seed)
-    one = Run(config, run.rows, run.checkpoint)
-    other = Run(twin, twin_run.rows, twin_run.checkpoint)
     with computing(arguments.device, config.train) as device:
-        write_examples(one, other, paths.inputs(config), output=run.examples, device=device)
+        write_examples(config, twin, paths, device=device)
 
 
 def queries(arguments: argparse.Namespace) -> None:
     from mmnet.evaluate.queries import write_queries
-    from mmnet.evaluate.selection import Run
 
-    _, paths, config, run = load_run(arguments)
-    shown = Run(config, run.rows, run.checkpoint)
+    _, paths, config, _ = load_run(arguments)
     with computing(arguments.device, config.train) as device:
-        write_queries(shown, paths.inputs(config), output=run.queries, device=device)
+        write_queries(config, paths, device=device)

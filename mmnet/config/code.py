@@ -50,7 +50,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "tables": _REPORT,
     "claims": (*_REPORT, "report/claims/*"),
     "figures": (*_REPORT, "report/figures/*", "evaluate/pictures.py"),
-    "pages": (*_REPORT, "report/pages/*"),
+    "pages": (*_REPORT, "report/claims/*", "report/pages/*"),
 }
 """Rule -> files below `mmnet/`; `*` is all of a folder."""
 
@@ -85,7 +85,8 @@ def model_files(config: Config) -> list[str]:
     model = config.model
     used = [*_MODEL, *tower_files(config.tower.architecture)]
     used += ["model/mask_decoder.py"] if model.mmp else []
-    used += ["model/estimator.py"] if model.mqe else []
+    # Without MQE it is only drawn, before the part that stands in for f_vg.
+    used += ["model/estimator.py"] if model.mqe or not model.f_vg else []
     used += [] if model.mmp and model.mqe and model.f_vg else ["model/ablations.py"]
     return used
 

@@ -42,6 +42,9 @@ class RunInputs:
         }
 
 
+SECTIONS = ("dataset", "tower", "model", "train")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Identity:
     values: dict[str, Any]
@@ -69,6 +72,8 @@ class Identity:
         """Return the identity that `as_dict` gave; None of anything else."""
         keys = ("values", "data", "code")
         if not isinstance(values, dict) or not all(isinstance(values.get(k), dict) for k in keys):
+            return None
+        if not values["values"].keys() >= {"profile", "seed", "dataset_name", *SECTIONS}:
             return None
         return cls(**{key: values[key] for key in keys})
 

@@ -3,7 +3,6 @@
 An archive is a zip, or the folder that it unpacks to. A user's own copy is read in place.
 """
 
-import shutil
 from pathlib import Path, PurePosixPath
 from typing import Any
 from zipfile import ZipFile
@@ -13,7 +12,7 @@ import pandas as pd
 from mmnet.config.profile import DatasetConfig
 from mmnet.data.download import must_exist
 from mmnet.data.refer import Notes, build_table, parse_instances, parse_refs, read_table
-from mmnet.data.unpack import unpack
+from mmnet.data.unpack import rebuilt, unpack
 from mmnet.runtime.errors import DataError
 from mmnet.runtime.files import atomic_path, atomic_write, writing
 
@@ -133,8 +132,7 @@ def unpack_images(archive: Path, *, tables: list[Path], folder: Path, manifest: 
     """
     wanted = {file for table in tables for file in read_table(table)["file"]}
     sizes = _sizes(archive, wanted)
-    missing = sorted(name for name in wanted if not sizes.get(name))
-    if missing:
+    if missing := sorted(name for name in wanted if not sizes.get(name)):
         raise DataError(
             f"{archive}: lacks {len(missing)} images that the refs name, or they are empty; the "
             f"first is {missing[0]}. "
@@ -144,12 +142,11 @@ def unpack_images(archive: Path, *, tables: list[Path], folder: Path, manifest: 
     if archive.is_dir():
         _link(archive.resolve(), folder, wanted)
     else:
-        unpack(
-            archive,
-            folder,
-            members=lambda member: PurePosixPath(member).name in wanted,
-            max_bytes=MAX_IMAGES,
-        )
+
+        def is_wanted(member: str) -> bool:
+            return PurePosixPath(member).name in wanted
+
+        unpack(archive, folder, members=is_wanted, max_bytes=MAX_IMAGES)
     with atomic_write(manifest) as file:
         file.writelines(f"{name}\t{sizes[name]}\n" for name in sorted(wanted))
     return len(wanted)
@@ -186,15 +183,6 @@ def _link(source: Path, folder: Path, names: set[str]) -> None:
             f"{source}: is inside {folder}, where the links to it go. Move it, and name its new "
             "place in profiles.*.data.train2014 in params.yaml."
         )
-    building = folder.with_name(f".{folder.name}.unpacking")
-    shutil.rmtree(building, ignore_errors=True)
-    try:
-        with writing(folder):
-            building.mkdir(parents=True)
-            for name in names:
-                if (source / name).is_file():
-                    (building / name).symlink_to(source / name)
-            shutil.rmtree(folder, ignore_errors=True)
-            building.replace(folder)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+    with rebuilt(folder) as building, writing(folder):
+        for name in names:
+            (building / name).symlink_to(source / name)

@@ -1,9 +1,10 @@
 """Unpack the wanted files of an archive without leaving its folder."""
 
+import contextlib
 import shutil
 import stat
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from mmnet.data.download import must_exist
@@ -15,17 +16,26 @@ CHUNK = 1 << 20
 FEW = 20  # files that need no progress
 
 
-def unpack(
-    archive: Path,
-    folder: Path,
-    *,
-    members: Callable[[str], bool],
-    max_bytes: int,
-    name: str = "unpacking",
-) -> int:
+@contextlib.contextmanager
+def rebuilt(folder: Path) -> Iterator[Path]:
+    """Give a new folder to fill, which replaces `folder` once the block succeeds, or not at all."""
+    building = folder.with_name(f".{folder.name}.unpacking")
+    shutil.rmtree(building, ignore_errors=True)
+    try:
+        with writing(folder):
+            building.mkdir(parents=True)
+        yield building
+        shutil.rmtree(folder, ignore_errors=True)
+        with writing(folder):
+            building.replace(folder)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def unpack(archive: Path, folder: Path, *, members: Callable[[str], bool], max_bytes: int) -> int:
     """Unpack the wanted files into `folder`, without subfolders; return their number.
 
-    The folder appears complete or not at all. With many files, progress is shown as `name`.
+    The folder appears complete or not at all.
 
     Raises:
         DataError: the archive is damaged or no zip, a member leads out of the folder or is a link,
@@ -33,12 +43,8 @@ def unpack(
         MMNetError: the disk has no room for them.
     """
     must_exist(archive)
-    building = folder.with_name(f".{folder.name}.unpacking")
-    shutil.rmtree(building, ignore_errors=True)
-    with writing(folder):
-        building.mkdir(parents=True)
     try:
-        with zipfile.ZipFile(archive) as file:
+        with rebuilt(folder) as building, zipfile.ZipFile(archive) as file:
             wanted = _wanted(archive, file, members)
             size = sum(info.file_size for info in wanted.values())
             if size > max_bytes:
@@ -49,7 +55,7 @@ def unpack(
             check_room(folder, size)
             shown: Iterable[tuple[str, zipfile.ZipInfo]] = wanted.items()
             if len(wanted) > FEW:
-                shown = track(shown, name=name, total=len(wanted), unit="files")
+                shown = track(shown, name="unpacking", total=len(wanted), unit="files")
             for flat, info in shown:
                 with (
                     file.open(info) as source,
@@ -57,15 +63,10 @@ def unpack(
                     temporary.open("wb") as target,
                 ):
                     shutil.copyfileobj(source, target, CHUNK)
-        shutil.rmtree(folder, ignore_errors=True)
-        with writing(folder):
-            building.replace(folder)
     except MMNetError:
         raise
     except Exception as error:  # a damaged zip can raise nearly anything
         raise DataError(f"{archive}: damaged or not a zip ({error}). Fetch it again.") from None
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     return len(wanted)
 
 

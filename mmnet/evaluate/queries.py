@@ -2,28 +2,22 @@
 
 import functools
 import math
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 
-from mmnet.config.identity import RunInputs
-from mmnet.config.tables import SPLIT
-from mmnet.data.dataset import ImageBatch, evaluation_items, read_image, read_mask
+from mmnet.config.paths import Paths
+from mmnet.config.schema import Config
+from mmnet.data.dataset import EvaluationItems, ImageBatch, read_image, read_mask
 from mmnet.data.loader import read
 from mmnet.data.tokenizer import EOS, SOS
 from mmnet.data.transforms import logits_to_image, normalise
-from mmnet.evaluate.examples import about_run, check_sentences, write_arrays
+from mmnet.evaluate.examples import about_run, items_of, write_arrays
 from mmnet.evaluate.metrics import iou
 from mmnet.evaluate.predict import load_model
-from mmnet.evaluate.selection import (
-    QUERY_RULE,
-    Run,
-    choose_sentence,
-    read_rows,
-)
+from mmnet.evaluate.selection import QUERY_RULE, choose_sentence, read_rows
 from mmnet.model.mmnet import ImageFeatures, MMNet
 from mmnet.runtime.errors import ConfigError
 from mmnet.runtime.progress import track
@@ -32,7 +26,7 @@ CHUNK = 8
 """Sentences whose N_q masks are made at a time."""
 
 
-def write_queries(run: Run, inputs: RunInputs, *, output: Path, device: torch.device) -> None:
+def write_queries(config: Config, paths: Paths, *, device: torch.device) -> None:
     """Write Figure 6's sentence, what each query reads of it, its mask and its score.
 
     Beside it, how alike the queries are, of this sentence and of all sentences of the split.
@@ -41,21 +35,48 @@ def write_queries(run: Run, inputs: RunInputs, *, output: Path, device: torch.de
         DataError: the run is missing, or its rows are of other values or sentences.
         CheckpointError: the checkpoint is damaged or of other values.
     """
-    config = run.config
     if not config.model.mmp:
         raise ConfigError(
             f"{config.experiment}: model.mmp is false, so its queries have no masks of their own. "
             "Name an experiment with MMP."
         )
-    rows = read_rows(run, "figure6")
-    items = evaluation_items(config, inputs.table, inputs.images, splits=[SPLIT])
-    check_sentences(run, rows, items, inputs.table)
+    run = paths.run(config.experiment, config.seed)
+    rows = read_rows(run, config, "figure6")
+    items = items_of(run, config, paths, rows)
     model = load_model(config, run.checkpoint).to(device)
     scored = items.rows.merge(rows.assign(iou=iou(rows))[["sent_id", "iou"]], on="sent_id")
     sent_id = choose_sentence(scored, max_length=config.dataset.max_length)
     row: Any = next(scored[scored["sent_id"] == sent_id].itertuples(index=False))
-    logit = math.log(config.evaluate.threshold / (1 - config.evaluate.threshold))
+    shown, likeness = _read_all(model, items, sent_id, config, device)
+    means = likeness.mean(0).tolist()
+    about = {
+        **about_run(config),
+        **{"sent_id": sent_id, "sentence": row.sentence, "iou": float(row.iou)},
+        **{"rule": QUERY_RULE, "words": shown.words},
+        **{"mask_iou": shown.likeness[0], "attention_cosine": shown.likeness[1]},
+        **{"sentences": len(rows), "mean_mask_iou": means[0], "mean_attention_cosine": means[1]},
+    }
+    arrays = shown.arrays | {
+        "image": read_image(paths.images / row.file),
+        "truth": read_mask(row.counts, row.height, row.width),
+    }
+    write_arrays(run.queries, about, {key: value.numpy() for key, value in arrays.items()})
 
+
+class Shown(NamedTuple):
+    """What is read of the sentence that is shown."""
+
+    words: list[str]
+    arrays: dict[str, Tensor]
+    likeness: list[float]
+    """How alike its queries are: masks, attention."""
+
+
+def _read_all(
+    model: MMNet, items: EvaluationItems, sent_id: int, config: Config, device: torch.device
+) -> tuple[Shown, Tensor]:
+    """Read all sentences; return what is shown of one, and how alike each one's queries are."""
+    limit = math.log(config.evaluate.threshold / (1 - config.evaluate.threshold))
     likeness = []
     batches = track(
         read(items, batch_size=None, workers=config.train.workers),
@@ -67,7 +88,7 @@ def write_queries(run: Run, inputs: RunInputs, *, output: Path, device: torch.de
         features = encode(model, batch, device)
         for some in torch.arange(len(batch.rows)).split(CHUNK):
             queries = read_queries(model, features, batch, some)
-            likeness.append(alike(queries.masks > logit, queries.attention))
+            likeness.append(alike(queries.masks > limit, queries.attention))
             if sent_id in (sent_ids := list(batch.rows["sent_id"].iloc[some.numpy()])):
                 place = sent_ids.index(sent_id)
                 number = int(some[place])
@@ -79,24 +100,8 @@ def write_queries(run: Run, inputs: RunInputs, *, output: Path, device: torch.de
                     "scores": queries.scores[place],
                     "attention": attention,
                 }
-                own_iou, own_cosine = likeness[-1][place].tolist()
-    mean_iou, mean_cosine = torch.cat(likeness).mean(0).tolist()
-    about = {
-        **about_run(config),
-        "sent_id": sent_id,
-        "sentence": row.sentence,
-        "iou": float(row.iou),
-        "rule": QUERY_RULE,
-        "words": words,
-        "mask_iou": own_iou,
-        "attention_cosine": own_cosine,
-        "sentences": len(rows),
-        "mean_mask_iou": mean_iou,
-        "mean_attention_cosine": mean_cosine,
-    }
-    arrays["image"] = read_image(inputs.images / row.file)
-    arrays["truth"] = read_mask(row.counts, row.height, row.width)
-    write_arrays(output, about, {key: value.numpy() for key, value in arrays.items()})
+                shown = Shown(words, arrays, likeness[-1][place].tolist())
+    return shown, torch.cat(likeness)
 
 
 class Queries(NamedTuple):

@@ -1,10 +1,10 @@
 """Which sentences Figures 5 and 6 show: selected by rule, from rows, without torch."""
 
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
+from mmnet.config.paths import RunPaths
 from mmnet.config.schema import Config
 from mmnet.config.tables import SPLIT
 from mmnet.data.refer import read_table
@@ -24,17 +24,7 @@ QUERY_RULE = (
 IDS = ["split", "ref_id", "ann_id", "image_id", "sent_id"]
 
 
-class Run(NamedTuple):
-    config: Config
-    rows: Path
-    checkpoint: Path
-
-    @property
-    def name(self) -> str:
-        return f"{self.config.experiment} seed {self.config.seed}"
-
-
-def read_rows(run: Run, figure: str) -> pd.DataFrame:
+def read_rows(run: RunPaths, config: Config, figure: str) -> pd.DataFrame:
     """Return a run's rows of the split.
 
     Raises:
@@ -43,30 +33,21 @@ def read_rows(run: Run, figure: str) -> pd.DataFrame:
     for path, maker in ((run.checkpoint, "Train"), (run.rows, "Predict")):
         if not path.is_file():
             raise DataError(
-                f"{figure} ({run.config.profile}): {run.name} is missing: {path} not found. "
+                f"{figure} ({config.profile}): {run.name} is missing: {path} not found. "
                 f"{maker} it: snakemake does when asked for results/{figure}.pdf."
             )
     rows = read_table(run.rows, [SPLIT], maker="mmnet predict")
-    if rows.attrs.get("config") != run.config.prediction_values():
+    if rows.attrs.get("config") != config.prediction_values():
         raise DataError(
             f"{run.rows}: was produced with different parameters; re-run mmnet predict."
         )
     return rows
 
 
-def check_comparable(one: Run, other: Run, rows: pd.DataFrame, others: pd.DataFrame) -> None:
-    """Refuse to compare runs on different data.
-
-    Raises:
-        DataError: profile, seed or sentences differ.
-    """
-    for key in ("profile", "seed", "dataset_name"):
-        ours, theirs = getattr(one.config, key), getattr(other.config, key)
-        if ours != theirs:
-            raise DataError(
-                f"{one.name} has {key} {ours!r}, {other.name} has {theirs!r}: not comparable. "
-                "Choose two runs with the same."
-            )
+def check_same_sentences(
+    one: RunPaths, other: RunPaths, rows: pd.DataFrame, others: pd.DataFrame
+) -> None:
+    """Refuse to compare the rows of two runs on different sentences (DataError)."""
     ids, their_ids = (set(map(tuple, table[IDS].to_numpy())) for table in (rows, others))
     if ids != their_ids or len(rows) != len(others):
         raise DataError(

@@ -54,11 +54,11 @@ def build_model(model: ModelConfig, tower: TowerConfig, *, weights: Path | None)
         grid=grid,
     )
     projector = MaskProjector(width=model.width, grid=grid, relu_kernel=model.relu_kernel)
-    estimator = (  # Table 4
-        QueryEstimator(width=model.width, heads=model.heads) if model.mqe else EqualScores()
-    )
+    estimator = QueryEstimator(width=model.width, heads=model.heads)
     mask_decoder = (MaskDecoder if model.mmp else SingleMaskDecoder)(  # Table 3
-        projector=projector, estimator=estimator
+        projector=projector,
+        # Made in any case: the parts that follow are drawn after it.
+        estimator=estimator if model.mqe else EqualScores(),  # Table 4
     )
     if not model.f_vg:  # Table 4
         backbone.m_g = nn.Identity()

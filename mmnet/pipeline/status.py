@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
 
@@ -46,16 +47,29 @@ class Work:
         self.has_saved = paths.last.is_file() or paths.previous.is_file()
         self.size = sum(path.stat().st_size for path in paths.folder.glob("*.pt"))
         progress = read_json(paths.progress)
-        self.epochs_done = float(progress.get("epoch", 0))
+        self.epochs_done = _epochs_done(progress, paths.metrics)
         """Until its last saved state; without the steps of an unfinished first epoch."""
-        if self.epochs_done and paths.metrics.is_file():
-            last = json.loads(paths.metrics.read_text(encoding="utf-8").splitlines()[-1])
-            self.epochs_done += progress.get("steps", 0) * last["epoch"] / last["step"]
-        is_timed = self.epochs_done and progress.get("seconds")
-        self.pace = progress["seconds"] / self.epochs_done if is_timed else None
+        seconds = progress.get("seconds")
+        self.pace = (
+            seconds / self.epochs_done
+            if self.epochs_done and isinstance(seconds, int | float)
+            else None
+        )
         """Measured seconds per epoch; None before the end of the first."""
         epochs = values["train"]["epochs"]
         self.position = f"epoch {min(int(self.epochs_done) + 1, epochs)}/{epochs}"
+
+
+def _epochs_done(progress: dict[str, Any], metrics: Path) -> float:
+    """Return the epochs done; 0 where the files are damaged: no result depends on them."""
+    try:
+        epochs = float(progress.get("epoch", 0))
+        if epochs:
+            last = json.loads(metrics.read_text(encoding="utf-8").splitlines()[-1])
+            epochs += progress["steps"] * last["epoch"] / last["step"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return 0.0
+    return epochs
 
 
 @dataclass(frozen=True)
@@ -161,7 +175,7 @@ def _state(run: Expected, files: RunPaths, work: Work | None) -> tuple[str, str]
         return "finished", _joined(_accepted(published), unsure)
     if work is not None and (work.state != "interrupted" or work.has_saved):
         details = {
-            "finished": _joined("not published: snakemake publishes it", _accepted(work.about)),
+            "finished": _joined("not published: run mmnet train", _accepted(work.about)),
             "training": work.position,
             "interrupted": f"{work.position}, {readable(work.size)}",
         }

@@ -11,9 +11,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from mmnet.config.paths import Paths
+from mmnet.config.paths import Paths, RunPaths
 from mmnet.config.schema import Config, Params
-from mmnet.config.tables import TABLES, check_rows, runs_of
+from mmnet.config.tables import TABLES, check_rows, runs_of, shown_run
+from mmnet.report.claims.statements import wanted_runs
 from mmnet.runtime.errors import ConfigError
 from mmnet.runtime.files import checksum
 
@@ -105,6 +106,29 @@ class Workflow:
         weights = self.weights_input(config.tower_name)
         inputs = {"table": self.paths.table(config.dataset_name), "images": self.paths.manifest}
         return inputs | ({"weights": weights} if weights else {})
+
+    @property
+    def shown(self) -> RunPaths | None:
+        """The run that Figures 5 and 6 show; None where params.yaml has no pair of Table 3."""
+        try:
+            return self.paths.run(shown_run(self.params), self.params.seeds[0])
+        except ConfigError:
+            return None
+
+    @property
+    def targets(self) -> tuple[list[str], list[str]]:
+        """Results that params.yaml has all experiments of, and those that it has not."""
+        tables = {table: bool(runs_of(table, self.params)) for table in TABLES}
+        has_claims = all(name in self.params.experiments for name, _ in wanted_runs(self.params))
+        possible = {
+            **{f"{table}.tex": is_there for table, is_there in tables.items()},
+            "figure4.pdf": tables["table2"],
+            "figure5.pdf": self.shown is not None,
+            "figure6.pdf": self.shown is not None,
+            "claims.md": has_claims,
+        }
+        found = [name for name, is_there in possible.items() if is_there]
+        return found, [name for name, is_there in possible.items() if not is_there]
 
     def scores_of(self, table: str) -> list[Path]:
         return [self.paths.run(*run).scores for run in runs_of(table, self.params)]

@@ -25,7 +25,7 @@ CHECK_EVERY = 1.0  # seconds
 
 def is_launched() -> bool:
     """Return whether torchrun started this process."""
-    return "TORCHELASTIC_RUN_ID" in os.environ
+    return {"TORCHELASTIC_RUN_ID", "RANK"} <= os.environ.keys()
 
 
 def is_first() -> bool:

@@ -152,7 +152,8 @@ def sync_all(paths: Paths, folders: list[Path], params: Params) -> Store:
 def _all_runs(paths: Paths) -> list[RunPaths]:
     """Return the runs that were trained here or have results here."""
     abouts = [read_json(work.about) for work in paths.works]
-    found = {paths.run(about["experiment"], about["seed"]) for about in abouts if about}
+    named = [about for about in abouts if {"experiment", "seed"} <= about.keys()]
+    found = {paths.run(about["experiment"], about["seed"]) for about in named}
     published = paths.root.glob(str(RunPaths(paths.profile, "*", "*").metrics))
     return sorted(found | {_run_in(path.parent, paths) for path in published}, key=str)
 
@@ -167,7 +168,7 @@ def _trainings(run: RunPaths) -> list[Identity]:
     found = {}
     for about in map(read_json, files):
         identity = Identity.from_dict(about.get("identity"))
-        if identity and (about["experiment"], about["seed"]) == (run.experiment, run.seed):
+        if identity and (about.get("experiment"), about.get("seed")) == (run.experiment, run.seed):
             found[identity.digest] = identity
     if not found:
         raise TrackingError(MISSING.format(run.identity))

@@ -140,7 +140,7 @@ def resumable(work: WorkPaths, identity: Identity) -> Path | None:
         try:
             content = checkpoint.load(path)
         except CheckpointError as error:
-            say(f"{error} Trying the state before it.")
+            say(f"{path}: damaged; looking for the state before it ({error})")
             continue
         if content["identity"] != identity.as_dict():
             say(f"{path}: belongs to another training; starting from scratch")

@@ -20,8 +20,7 @@ from mmnet.report.claims.rows import IDS
 from mmnet.report.claims.statements import ROWS, wanted_runs
 from mmnet.report.claims.write import write_claims
 from mmnet.report.figures.figure4 import write_figure4
-from mmnet.report.figures.figure5 import write_figure5
-from mmnet.report.figures.figure6 import write_figure6
+from mmnet.report.figures.mask_figures import write_figure5, write_figure6
 from mmnet.report.tables.write import write_table
 from mmnet.runtime.errors import ConfigError, DataError
 from support.tiny import ROOT

@@ -12,7 +12,7 @@ from mmnet.config.code import code_hash
 from mmnet.config.load import load_params, write_resolved
 from mmnet.config.overrides import overrides_between
 from mmnet.config.paths import RESULTS
-from mmnet.config.tables import TABLES, TITLES, shown_run, without_mmp
+from mmnet.config.tables import TABLES, TITLES, without_mmp
 from mmnet.pipeline.workflow import Workflow, as_json, cores, gpus, run_without_conda
 from mmnet.runtime.errors import MMNetError
 
@@ -40,7 +40,7 @@ def checked(function, *arguments):
 GPU_LIMIT = workflow.global_resources.get("gpu")  # none of a queue's
 PARAMS = checked(load_params, PARAMS_FILE, OVERRIDES)
 WORKFLOW = checked(Workflow, PARAMS, GPU_LIMIT.value if GPU_LIMIT else None)
-PROFILE, PATHS = PARAMS.active, WORKFLOW.paths
+PROFILE, PATHS, SHOWN = PARAMS.active, WORKFLOW.paths, WORKFLOW.shown
 LOGS = Path("logs") / PARAMS.profile
 DATASETS = list(PROFILE.datasets)
 
@@ -84,11 +84,6 @@ def files_of(configs):
     """What Figures 5 and 6 read of runs."""
     runs = [PATHS.run(config.experiment, config.seed) for config in configs]
     return [path for run in runs for path in (run.checkpoint, run.rows)]
-
-
-def shown():
-    """The run that Figures 5 and 6 are drawn from."""
-    return PATHS.run(checked(shown_run, PARAMS), PARAMS.seeds[0])
 
 
 wildcard_constraints:

@@ -1,11 +1,16 @@
 from mmnet.report.pages.latex import NO_ENGINE, find_engine
 
+TARGETS, LEFT_OUT = WORKFLOW.targets
 # Of `rule all` only where it can be made.
-PAPER = [RESULTS / "paper.pdf"] if find_engine() else []
+PAPER = [RESULTS / "paper.pdf"] if find_engine() and not LEFT_OUT else []
 
 
 onstart:
-    if not PAPER:
+    if LEFT_OUT:
+        logger.warning(
+            f"Left out, as params.yaml lacks experiments: {', '.join(LEFT_OUT)}."
+        )
+    elif not PAPER:
         logger.warning(NO_ENGINE)
 
 

@@ -1,6 +1,5 @@
 """The IoU of the sentences of the runs that a claim compares → estimate, interval, verdict."""
 
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,51 +22,31 @@ SUPPORTED, CONTRADICTED, UNDECIDED = "supported", "contradicted", "undecided"
 NOT_TESTED, NOT_TESTABLE = "not tested", "not testable here"
 
 Interval = tuple[float, float]
+Difference = dict[str, float | None]
+"""`points` of mIoU, and `percent` of the lesser one."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Difference:
-    """In points of mIoU, and in percent of the lesser one."""
-
-    points: float
-    percent: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """The result of one part."""
-
-    part: Part
-    rival: str
-    """The published method that `better` is compared with, where it is no run."""
-    published: Difference
-    verdict: str
-    reason: str = ""
-    """Why there is no estimate, or no verdict."""
-    estimate: Difference | None = None
-    interval: Interval | None = None
-    corrected: Interval | None = None
-    """At the level that one part needs to contradict its whole claim."""
-    sentences: int = 0
-    images: int = 0
-
-
-def judge(part: Part, claim: Claim, runs: Runs, params: Params) -> Outcome:
-    """Return what the runs say of one part of a claim.
+def judge(part: Part, claim: Claim, runs: Runs, params: Params) -> dict[str, Any]:
+    """Return what the runs say of one part of a claim, as claims.json has it but not rounded.
 
     Raises:
         ConfigError: the experiments are not of the claim's data set, or not measured alike.
     """
     rival, least, published = published_difference(part)
-    untested = Outcome(part=part, rival=rival, published=published, verdict=NOT_TESTABLE)
+    outcome: dict[str, Any] = {
+        **{"better": part.better, "worse": part.worse or rival},
+        **{"dataset": part.dataset, "split": part.split, "sentences": 0, "images": 0},
+        **{"published": published, "estimate": None, "interval": None, "corrected_interval": None},
+        **{"verdict": NOT_TESTABLE, "reason": ""},
+    }
     if not part.worse and params.active.shapes is not None:
-        return replace(untested, reason="published numbers are not about these data")
+        return outcome | {"reason": "published numbers are not about these data"}
     dataset = params.active.datasets.get(part.dataset)
     if dataset is None or part.split not in dataset.splits:
-        return replace(untested, reason=f"params.yaml has no {part.split} of {part.dataset}")
+        return outcome | {"reason": f"params.yaml has no {part.split} of {part.dataset}"}
     names = (*part.better, *part.worse)
     if missing := [run for name in names for run in runs.missing.get(name, [])]:
-        return replace(untested, verdict=NOT_TESTED, reason=f"no rows of {', '.join(missing)}")
+        return outcome | {"verdict": NOT_TESTED, "reason": f"no rows of {', '.join(missing)}"}
     _check_comparable(part, claim, params)
 
     values = {name: runs.ious[name].xs(part.split, level="split") for name in names}
@@ -82,16 +61,13 @@ def judge(part: Part, claim: Claim, runs: Runs, params: Params) -> Outcome:
     corrected = percentile_interval(means, corrected_level(claim))
     count = len(np.unique(images))
     is_enough = count >= MIN_IMAGES
-    return replace(
-        untested,
-        verdict=verdict_of(interval, corrected) if is_enough else UNDECIDED,
-        reason="" if is_enough else f"{count} images are too few",
-        estimate=_difference(100 * float(better.mean()), 100 * float(worse.mean())),
-        interval=interval,
-        corrected=corrected,
-        sentences=len(points),
-        images=count,
-    )
+    return outcome | {
+        **{"sentences": len(points), "images": count},
+        "estimate": _difference(100 * float(better.mean()), 100 * float(worse.mean())),
+        **{"interval": interval, "corrected_interval": corrected},
+        "verdict": verdict_of(interval, corrected) if is_enough else UNDECIDED,
+        "reason": "" if is_enough else f"{count} images are too few",
+    }
 
 
 def _check_comparable(part: Part, claim: Claim, params: Params) -> None:
@@ -146,7 +122,7 @@ def published_difference(part: Part) -> tuple[str, float, Difference]:
 
 def _difference(better: float, worse: float) -> Difference:
     points = better - worse
-    return Difference(points=points, percent=100 * points / worse if worse else None)
+    return {"points": points, "percent": 100 * points / worse if worse else None}
 
 
 def corrected_level(claim: Claim) -> float:

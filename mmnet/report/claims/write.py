@@ -5,7 +5,6 @@ tests them on our rows per sentence.
 """
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,152 +15,120 @@ from mmnet.report.claims.evidence import (
     LEVEL,
     MIN_IMAGES,
     SUPPORTED,
-    Difference,
-    Outcome,
     combined,
     corrected_level,
     differences,
     judge,
 )
-from mmnet.report.claims.rows import RowsOf, read_runs
-from mmnet.report.claims.statements import CLAIMS, Claim, Part
+from mmnet.report.claims.rows import RowsOf, Runs, read_runs
+from mmnet.report.claims.statements import CLAIMS, Claim
 from mmnet.report.render import render
 from mmnet.report.tables.common import TITLES
 from mmnet.report.tables.typeset import pipe_table
 from mmnet.runtime.files import atomic_write
 
-Tested = list[tuple[Claim, list[Outcome]]]
+Values = dict[str, Any]
+"""A claim, or a part of one, as claims.json has it."""
 
 
 def write_claims(rows_of: RowsOf, folder: Path, *, params: Params) -> None:
-    """Write `claims.json` and `claims.md` into `folder`.
+    """Write `claims.json`, in points of mIoU, and `claims.md` into `folder`.
 
     Raises:
         DataError: rows are missing, damaged, of other parameters, or of different sentences.
         ConfigError: experiments are not of their claim's data set, or not measured alike.
     """
     runs = read_runs(rows_of, params)
-    tested = [(c, [judge(part, c, runs, params) for part in c.parts]) for c in CLAIMS]
-    texts = {"claims.json": to_json(tested, params), "claims.md": to_markdown(tested, params)}
-    for name, text in texts.items():
-        with atomic_write(folder / name) as file:
+    claims = [_tested(claim, runs, params) for claim in CLAIMS]
+    about: Values = {"profile": params.profile, "about": _about(params), "seeds": params.seeds}
+    about |= {"metric": "mIoU", "resamples": RESAMPLES, "level": LEVEL}
+    rounded = [claim | {"parts": _rounded(claim["parts"])} for claim in claims]
+    content = json.dumps({**about, "claims": rounded}, indent=1, ensure_ascii=False)
+    for name, text in (("json", f"{content}\n"), ("md", _markdown(about, claims))):
+        with atomic_write(folder / f"claims.{name}") as file:
             file.write(text)
 
 
-def to_json(tested: Tested, params: Params) -> str:
-    """Return all that was found, in points of mIoU."""
-    content = {
-        "profile": params.profile,
-        "about": _about(params),
-        "seeds": params.seeds,
-        "metric": "mIoU",
-        "resamples": RESAMPLES,
-        "level": LEVEL,
-        "claims": [
-            {
-                "name": claim.name,
-                "claim": claim.text,
-                "where": claim.where,
-                "quote": claim.quote,
-                "verdict": combined([outcome.verdict for outcome in outcomes]),
-                "corrected_level": round(corrected_level(claim), 6),
-                "differ_besides": _other_differences(claim, params),
-                "parts": [_entry(outcome) for outcome in outcomes],
-            }
-            for claim, outcomes in tested
-        ],
-    }
-    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-
-
-def _entry(outcome: Outcome) -> dict[str, Any]:
-    part = outcome.part
+def _tested(claim: Claim, runs: Runs, params: Params) -> Values:
+    parts = [judge(part, claim, runs, params) for part in claim.parts]
     return {
-        "better": part.better,
-        "worse": part.worse or outcome.rival,
-        "dataset": part.dataset,
-        "split": part.split,
-        "sentences": outcome.sentences,
-        "images": outcome.images,
-        "published": _rounded(asdict(outcome.published)),
-        "estimate": outcome.estimate and _rounded(asdict(outcome.estimate)),
-        "interval": _rounded(outcome.interval),
-        "corrected_interval": _rounded(outcome.corrected),
-        "verdict": outcome.verdict,
-        "reason": outcome.reason,
+        **{"name": claim.name, "claim": claim.text, "where": claim.where, "quote": claim.quote},
+        "verdict": combined([part["verdict"] for part in parts]),
+        "corrected_level": round(corrected_level(claim), 6),
+        "differ_besides": _other_differences(claim, params),
+        "parts": parts,
     }
 
 
 def _rounded(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _rounded(number) for key, number in value.items()}
-    if isinstance(value, tuple):
-        return [round(end, 4) for end in value]
-    return value if value is None else round(value, 4)
+    if isinstance(value, list | tuple):
+        return [_rounded(number) for number in value]
+    return round(value, 4) if isinstance(value, float) else value
 
 
-def to_markdown(tested: Tested, params: Params) -> str:
+def _markdown(about: Values, claims: list[Values]) -> str:
     """Return the report: verdicts, how they were reached, and the paper's own words."""
     level = f"{LEVEL:.0%}"
     heads = ["Claim", "Where", "Tested", "In the paper", "Here", f"{level} interval", "Verdict"]
-    rows = [row for claim, outcomes in tested for row in _rows(claim, outcomes)]
-    notes = dict.fromkeys(n for claim, _ in tested for n in _other_differences(claim, params))
+    rows = [row for claim in claims for row in _rows(claim)]
     return render(
         "claims.md",
-        about=_about(params),
+        **about | {"level": level},
         table=pipe_table(heads, rows, "lllrrrl"),
-        resamples=RESAMPLES,
-        seeds=params.seeds,
-        level=level,
         alpha=f"{1 - LEVEL:.2f}",
         min_images=MIN_IMAGES,
-        claims=CLAIMS,
-        notes=list(notes),
+        claims=claims,
+        notes=list(dict.fromkeys(note for claim in claims for note in claim["differ_besides"])),
     )
 
 
-def _rows(claim: Claim, outcomes: list[Outcome]) -> list[list[str]]:
+def _rows(claim: Values) -> list[list[str]]:
     """Return a row for the claim and, where it has several parts, one for each."""
-    labels = [claim.text[0].upper() + claim.text[1:], claim.where]
-    parts = [_cells(outcome, claim) for outcome in outcomes]
-    verdicts = [outcome.verdict for outcome in outcomes]
-    verdict = f"**{combined(verdicts)}**"
+    labels, verdict = [capitalised(claim["claim"]), claim["where"]], f"**{claim['verdict']}**"
+    parts = claim["parts"]
+    cells = [[compared(part), *numbers(part), _verdict(part, claim)] for part in parts]
     if len(parts) == 1:
-        *cells, reason = parts[0]
-        return [[*labels, *cells, reason.replace(verdicts[0], verdict, 1)]]
-    if any(outcome.estimate for outcome in outcomes):
-        verdict += f" ({verdicts.count(SUPPORTED)} of {len(parts)} parts supported)"
-    return [[*labels, "all of:", "", "", "", verdict], *(["", "", *cells] for cells in parts)]
+        *others, reason = cells[0]
+        return [[*labels, *others, reason.replace(claim["verdict"], verdict, 1)]]
+    if any(part["estimate"] for part in parts):
+        supported = [part["verdict"] for part in parts].count(SUPPORTED)
+        verdict += f" ({supported} of {len(parts)} parts supported)"
+    return [[*labels, "all of:", "", "", "", verdict], *(["", "", *of_part] for of_part in cells)]
 
 
-def _cells(outcome: Outcome, claim: Claim) -> list[str]:
-    """Return what was tested, the paper's difference, ours, its interval, the verdict."""
-    ends = outcome.interval
-    verdict, reason = outcome.verdict, outcome.reason
-    if not reason and ends and ends[1] < 0 and verdict != CONTRADICTED:
-        reason = f"below zero at {LEVEL:.0%}, but not at {corrected_level(claim):.1%}"
-    return [
-        _tested(outcome.part, outcome.rival),
-        _shown(outcome.published),
-        _shown(outcome.estimate),
-        f"{ends[0]:+.2f} to {ends[1]:+.2f}" if ends else "--",
-        f"{verdict}: {reason}" if reason else verdict,
-    ]
+def _verdict(part: Values, claim: Values) -> str:
+    reason, ends = part["reason"], part["interval"]
+    if not reason and ends and ends[1] < 0 and part["verdict"] != CONTRADICTED:
+        reason = f"below zero at {LEVEL:.0%}, but not at {claim['corrected_level']:.1%}"
+    return f"{part['verdict']}: {reason}" if reason else str(part["verdict"])
 
 
-def _tested(part: Part, rival: str) -> str:
-    pairs = [f"`{one}` - `{other}`" for one, other in part.pairs] or [
-        f"`{part.better[0]}` - {rival}"
-    ]
+def capitalised(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def compared(part: Values) -> str:
+    """Say what a part compares: runs, or a run and a published number, on which split."""
+    worse = [part["worse"]] if isinstance(part["worse"], str) else [f"`{n}`" for n in part["worse"]]
+    pairs = [f"`{one}` - {other}" for one, other in zip(part["better"], worse, strict=True)]
     mean = "mean of " if len(pairs) > 1 else ""
-    return f"{mean}{', '.join(pairs)}; {TITLES[part.dataset]} {part.split}"
+    return f"{mean}{', '.join(pairs)}; {TITLES[part['dataset']]} {part['split']}"
 
 
-def _shown(difference: Difference | None) -> str:
+def numbers(part: Values) -> list[str]:
+    """Return the paper's difference, ours, and the interval of ours."""
+    ends = part["interval"]
+    interval = f"{ends[0]:+.2f} to {ends[1]:+.2f}" if ends else "--"
+    return [_shown(part["published"]), _shown(part["estimate"]), interval]
+
+
+def _shown(difference: Values | None) -> str:
     if difference is None:
         return "--"
-    percent = "" if difference.percent is None else f" ({difference.percent:+.1f}%)"
-    return f"{difference.points:+.2f}{percent}"
+    percent = difference["percent"]
+    return f"{difference['points']:+.2f}" + ("" if percent is None else f" ({percent:+.1f}%)")
 
 
 def _about(params: Params) -> str:

@@ -9,7 +9,6 @@ from mmnet.config.schema import Params
 from mmnet.data.refer import read_table
 from mmnet.report.render import render
 from mmnet.report.tables.common import TITLES
-from mmnet.report.tables.typeset import pipe_table
 from mmnet.runtime.errors import DataError
 from mmnet.runtime.files import atomic_write
 
@@ -19,31 +18,6 @@ SMALL = 0.01
 """Of the image: masks below are called small."""
 ALL = "all"
 """Training on the data sets' training splits together."""
-
-SECTIONS = {
-    "sizes": {
-        "Refs": "{refs:,}",
-        "Sentences": "{sentences:,}",
-        "Images": "{images:,}",
-        "Objects per image": "{objects_per_image:.2f}",
-    },
-    "sentences": {
-        "Mean": "{tokens_mean:.2f}",
-        "Median": "{tokens_median:g}",
-        "95th percentile": "{tokens_95}",
-        "Longest": "{tokens_max}",
-        "L": "{max_length}",
-        "Cut": "{cut:,}",
-    },
-    "masks": {
-        "Lower quartile": "{mask_25:.2%}",
-        "Median": "{mask_median:.2%}",
-        "Upper quartile": "{mask_75:.2%}",
-        "Small": "{mask_small:.1%}",
-        "Empty": "{mask_empty:,}",
-    },
-}
-"""Tables of data.md: a column's head, and how it shows a split's measures."""
 
 Place = tuple[str, str]
 """Data set and split."""
@@ -68,7 +42,11 @@ def write_data_report(tables: list[Path], folder: Path, *, params: Params) -> No
     shared = shared_images(images)
     texts = {
         "data.csv": _long_form(measured, shared, params).to_csv(index=False, lineterminator="\n"),
-        "data.md": _markdown(measured, shared, params),
+        "data.md": render(
+            "data.md",
+            **{"params": params, "titles": {**TITLES, ALL: "all of them"}, "small": SMALL},
+            **{"measured": measured, "shared": shared, "leaks": any(shared[ALL].values())},
+        ),
     }
     for file_name, text in texts.items():
         with atomic_write(folder / file_name) as file:
@@ -137,32 +115,3 @@ def _long_form(
         for place, count in counts.items()
     ]
     return pd.DataFrame([(params.profile, *record) for record in records], columns=COLUMNS)
-
-
-def _markdown(
-    measured: dict[Place, Measures], shared: dict[str, dict[Place, int]], params: Params
-) -> str:
-    tables = {}
-    for name, formats in SECTIONS.items():
-        rows = [
-            [TITLES[dataset], split, *(text.format(**values) for text in formats.values())]
-            for (dataset, split), values in measured.items()
-        ]
-        heads = ["Data set", "Split", *formats]
-        tables[name] = pipe_table(heads, rows, "ll" + "r" * len(formats))
-    columns = [f"{TITLES[name]} {split}" for name, split in shared[ALL]]
-    rows = [
-        [
-            "all of them" if training == ALL else TITLES[training],
-            *(f"{n:,} ({n / measured[place]['images']:.1%})" for place, n in counts.items()),
-        ]
-        for training, counts in shared.items()
-    ]
-    return render(
-        "data.md",
-        params=params,
-        **tables,
-        small=f"{SMALL:.0%}",
-        leakage=pipe_table(["Trained on", *columns], rows, "l" + "r" * len(columns)),
-        leaks=any(shared[ALL].values()),
-    )

@@ -9,35 +9,15 @@ from statistics import mean
 import pandas as pd
 
 from mmnet.config.schema import Config, Params
-from mmnet.config.tables import SHOWN, SPLIT, SWITCHES, configs_of, unlike
+from mmnet.config.tables import SHOWN, SWITCHES, configs_of
 from mmnet.evaluate.metrics import METRICS
-from mmnet.report.tables.common import (
-    HEADLINE,
-    NOT_COMPARABLE,
-    PAPER,
-    SECOND,
-    TITLES,
-    describe_runs,
-    method,
-    missing_note,
-    own_name,
-)
+from mmnet.report.tables.common import HEADLINE, PAPER, caption, method, own_name
 from mmnet.report.tables.scores import Scores
 from mmnet.report.tables.typeset import Row, Table, cell
 
 HEADS = {"num_queries": "N_q", "mmp": "MMP", "f_vg": "f_vg", "mqe": "MQE"}
-SUBJECTS = {
-    "table2": "The number of queries N_q",
-    "table3": "With and without the Multi-Mask Projector (MMP)",
-    "table4": "With and without f_vg, the image's global feature in the query generator, and the "
-    "Multi-Query Estimator (MQE)",
-}
 PAPER_ROWS = ("refcoco+", "RN50")
 """Data set and tower of the published Tables 2-4."""
-LOST_MARKS = (
-    " The text of the paper that we have lost the check marks of its Table 4: its row 2 is taken "
-    "as without MQE, its row 3 as without f_vg."
-)
 Values = dict[tuple[str, str], list[float]]
 """Method and metric → one value per seed."""
 
@@ -70,7 +50,7 @@ def ablation(name: str, frame: pd.DataFrame, runs: list[Scores], params: Params)
             rows.append(Row(labels, cells, rule=rule))
     return Table(
         name=name,
-        caption=_caption(name, runs, params),
+        caption=caption(name, runs, params, hidden=_hidden(name, configs[0])),
         labels=[HEADS[key] for key in SHOWN[name]] + [""] * with_published,
         heads=[("", list(METRICS))],
         rows=rows,
@@ -94,26 +74,6 @@ def _difference(ours: list[float], published: list[float]) -> str:
     if not ours or not published:
         return "--"
     return f"{round(mean(ours) - published[0], 2) + 0.0:+.2f}"  # never -0.00
-
-
-def _caption(name: str, runs: list[Scores], params: Params) -> str:
-    first = configs_of(name, params)[0]
-    source = f"Ours, {describe_runs(params)}: {NOT_COMPARABLE.format(params.active.label)}"
-    if params.active.shapes is None:
-        source = (
-            f"Ours, {describe_runs(params)}; below each row the paper's, of its Table {name[-1]} "
-            f"as published, and the difference, ours minus published. The paper does not say "
-            f"which IoU it means: it is compared with {HEADLINE}. A dash stands where the paper "
-            f"gives nothing.{LOST_MARKS if name == 'table4' else ''}"
-        )
-    differences = "".join(f" {phrase}." for phrase in unlike(name, params))
-    return (
-        f"{SUBJECTS[name]}: {TITLES[first.dataset_name]} {SPLIT}, {first.tower.label}"
-        f"{_hidden(name, first)}, {first.train.epochs} epochs, in percent. {source} {HEADLINE} is "
-        f"the mean of the sentences' IoU, {SECOND} the sum of intersections over the sum of "
-        f"unions, Pr@X the share of sentences with an IoU above X.{differences}"
-        f"{missing_note(name, runs, params)}"
-    )
 
 
 def _hidden(name: str, config: Config) -> str:

@@ -5,8 +5,9 @@ from importlib import resources
 import pandas as pd
 
 from mmnet.config.schema import Config, Params
-from mmnet.config.tables import SHOWN, SPLIT, runs_of
+from mmnet.config.tables import SHOWN, SPLIT, configs_of, runs_of, unlike
 from mmnet.evaluate.metrics import METRICS
+from mmnet.report.render import render
 from mmnet.report.tables.scores import Scores, missing_runs
 
 COLUMNS = [
@@ -19,7 +20,6 @@ OURS = "MMNet (this run)"
 PAPER = {"MMNet": "MMNet (paper)"}
 PAPER_QUERIES = 24
 """N_q of the paper's Table 4, whose rows do not name it."""
-NOT_COMPARABLE = "numbers from the {}, not comparable with published numbers."
 
 
 def long_form(table: str, runs: list[Scores], params: Params) -> pd.DataFrame:
@@ -74,16 +74,14 @@ def published_rows(table: str) -> pd.DataFrame:
     return frame[COLUMNS].astype({"seed": "Int64"})
 
 
-def describe_runs(params: Params) -> str:
-    """Return a caption's words for the profile and the seeds."""
-    seeds = ", ".join(map(str, params.seeds))
-    many = f"mean ± sample standard deviation over seeds {seeds}"
-    return f"profile {params.profile}, {many if len(params.seeds) > 1 else f'seed {seeds}'}"
-
-
-def missing_note(table: str, runs: list[Scores], params: Params) -> str:
-    """Return a caption's last sentence, if any of the table's runs are missing."""
-    if not (missing := missing_runs(table, runs, params)):
-        return ""
-    why = "so that a cell is over the other seeds, or dashed" if len(params.seeds) > 1 else "dashed"
-    return f" Missing, {why}: {', '.join(missing)}."
+def caption(table: str, runs: list[Scores], params: Params, *, hidden: str = "") -> str:
+    """Return a table's caption; `hidden` describes switches that it has no column for."""
+    first = configs_of(table, params)[0]
+    text = render(
+        "caption",
+        **{"table": table, "params": params, "first": first, "hidden": hidden, "split": SPLIT},
+        title=TITLES[first.dataset_name],
+        unlike=unlike(table, params) if table in SHOWN else [],
+        missing=missing_runs(table, runs, params),
+    )
+    return " ".join(text.split())

@@ -7,14 +7,7 @@ names each row's metric, and ours are shown in both.
 import pandas as pd
 
 from mmnet.config.schema import Params
-from mmnet.report.tables.common import (
-    HEADLINE,
-    NOT_COMPARABLE,
-    SECOND,
-    TITLES,
-    describe_runs,
-    missing_note,
-)
+from mmnet.report.tables.common import HEADLINE, SECOND, TITLES, caption
 from mmnet.report.tables.scores import Scores
 from mmnet.report.tables.typeset import Row, Table, cell
 
@@ -32,7 +25,7 @@ def table1(frame: pd.DataFrame, runs: list[Scores], params: Params) -> Table:
     ]
     return Table(
         name="table1",
-        caption=_caption(runs, params, with_published=len(published) > 0),
+        caption=caption("table1", runs, params),
         labels=["Method", "Backbone", "Metric"],
         heads=[(TITLES[name], splits) for name, splits in datasets.items()],
         rows=rows,
@@ -58,19 +51,3 @@ def _rows(
         )
         for number, ((method, backbone), cells) in enumerate(found.items())
     ]
-
-
-def _caption(runs: list[Scores], params: Params, *, with_published: bool) -> str:
-    source = f"Ours, {describe_runs(params)}: {NOT_COMPARABLE.format(params.active.label)}"
-    if with_published:
-        source = (
-            "Above, the paper's Table 1 as published: it does not define its IoU and mixes two "
-            "(the row of CRIS is mean IoU, those of LAVT and MAttNet are overall IoU); a dash "
-            "stands where nothing is given; its marks for DenseCRF and ImageNet-22K are left out. "
-            f"Below, ours: {describe_runs(params)}."
-        )
-    return (
-        f"Referring image segmentation, in percent. {source} {HEADLINE} is the mean of the "
-        f"sentences' IoU, {SECOND} the sum of intersections over the sum of unions."
-        f"{missing_note('table1', runs, params)}"
-    )

@@ -86,7 +86,7 @@ def test_a_reworded_message_or_a_new_setting_of_mlflow_retrains_nothing(
         ("model/backbone_resnet.py", lambda config: config.tower_name == "rn50"),
         ("model/backbone_vit.py", lambda config: config.tower_name != "rn50"),
         ("model/mask_decoder.py", lambda config: config.model.mmp),
-        ("model/estimator.py", lambda config: config.model.mqe),
+        ("model/estimator.py", lambda config: config.model.mqe or not config.model.f_vg),
         ("model/ablations.py", lambda config: "no_" in config.experiment),
         ("report/tables/table1.py", lambda config: False),
         ("benchmark/scenes.py", lambda config: False),

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from mmnet.cli.parser import main
-from mmnet.config.paths import Paths
+from mmnet.config.paths import Paths, RunPaths
 from mmnet.config.schema import Config
 from mmnet.config.tables import SPLIT, without_mmp
 from mmnet.data.dataset import evaluation_items, read_mask
@@ -21,10 +21,9 @@ from mmnet.data.tokenizer import tokenize
 from mmnet.data.transforms import logits_to_image, normalise
 from mmnet.evaluate.predict import load_model, predict_masks, predict_splits
 from mmnet.evaluate.queries import alike, encode, merge_words, read_queries
-from mmnet.evaluate.selection import Run
 from mmnet.model import checkpoint
 from mmnet.model.build import build_model
-from mmnet.report.figures.masks import read_shown
+from mmnet.report.figures.mask_figures import read_shown
 from support.tiny import ROOT, TINY, Tiny
 from support.training import identity_like
 
@@ -74,21 +73,8 @@ class Place:
             device=CPU,
         )
 
-    def run(self, config: Config) -> Run:
-        name = config.experiment
-        return Run(
-            config,
-            self.paths.run(name, 0).rows,
-            self.paths.run(name, 0).checkpoint,
-        )
-
-    @property
-    def table(self) -> Path:
-        return self.paths.table("refcoco+")
-
-    @property
-    def images(self) -> Path:
-        return self.paths.images
+    def run(self, config: Config) -> RunPaths:
+        return self.paths.run(config.experiment, 0)
 
     @property
     def overrides(self) -> list[str]:
@@ -98,7 +84,8 @@ class Place:
         return read_shown(self.folder / path, self.config, command="")
 
     def items(self) -> Any:
-        return evaluation_items(self.config, self.table, self.images, splits=[SPLIT])
+        table = self.paths.table("refcoco+")
+        return evaluation_items(self.config, table, self.paths.images, splits=[SPLIT])
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +104,8 @@ def place(finished: Place, tmp_path: Path) -> Place:
     """A copy to break."""
     shutil.copytree(finished.folder, tmp_path / "place", symlinks=True)
     copy = object.__new__(Place)
-    copy.__dict__ = {**finished.__dict__, "folder": tmp_path / "place"}
+    paths = Paths("mini", tmp_path / "place")
+    copy.__dict__ = {**finished.__dict__, "folder": tmp_path / "place", "paths": paths}
     return copy
 
 
@@ -228,7 +216,7 @@ def test_what_figures_show_is_the_same_bytes_each_time(
 ) -> None:
     monkeypatch.chdir(place.folder)
     for command in ("examples", "queries"):
-        path = place.folder / getattr(place.paths, command)("nq_24", 0)
+        path = getattr(place.run(place.config), command)
         before = path.read_bytes()
         path.unlink()
         assert main([command, "--experiment", "nq_24", *place.overrides]) == 0

@@ -117,10 +117,10 @@ def test_published_differences_are_the_papers() -> None:
     published = {c.name: [published_difference(part) for part in c.parts] for c in CLAIMS}
 
     def points(name: str) -> list[float]:
-        return [round(difference.points, 2) for _, _, difference in published[name]]
+        return [round(difference["points"] or 0, 2) for _, _, difference in published[name]]
 
     assert points("queries_help") == [2.72]
-    assert published["queries_help"][0][2].percent == pytest.approx(4.158, abs=0.001)
+    assert published["queries_help"][0][2]["percent"] == pytest.approx(4.158, abs=0.001)
     assert points("every_step_helps") == [0.38, 0.33, 0.72, 0.74, 0.55]
     assert points("more_queries_hurt") == [0.88]
     assert points("mmp_helps_at_every_number") == [1.32, 0.94, 0.76]
@@ -133,7 +133,7 @@ def test_published_differences_are_the_papers() -> None:
     ]
     assert points("vit_b_beats_others") == [1.78, 0.03, 1.72, 0.63, 0.12]
     # The text's 6.48% and 8.64% are in percent of LAVT's.
-    percents = [round(d.percent or 0, 2) for _, _, d in published["vit_l_beats_others"]]
+    percents = [round(d["percent"] or 0, 2) for _, _, d in published["vit_l_beats_others"]]
     assert percents[1:3] == [6.48, 8.64]
 
 
@@ -365,7 +365,6 @@ def test_damaged_rows_are_refused_even_where_missing_ones_are_allowed(bench: Ben
     [
         ("profile", "paper", "profile is 'paper', not 'mini'"),
         ("dataset_name", "refcoco", "dataset_name is 'refcoco', not 'refcoco+'"),
-        ("experiment", "nq_1", "experiment is 'nq_1', not 'nq_2'"),
         ("seed", 3, "seed is 3, not 0"),
         ("evaluate", {"threshold": 0.5}, "evaluate.threshold is 0.5, not 0.35"),
     ],

@@ -20,9 +20,7 @@ from mmnet.config.schema import Params
 from mmnet.evaluate.selection import KINDS
 from mmnet.report.figures.drawing import SMALL, WIDTH, style, wrap
 from mmnet.report.figures.figure4 import SHOWN, figure4, write_figure4
-from mmnet.report.figures.figure5 import figure5
-from mmnet.report.figures.figure6 import figure6
-from mmnet.report.figures.masks import read_shown
+from mmnet.report.figures.mask_figures import figure5, figure6, read_shown
 from mmnet.report.tables.scores import read_scores
 from mmnet.runtime.errors import DataError
 from support.results import change_scores, made_up, make_runs, make_scores, params_of

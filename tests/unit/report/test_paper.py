@@ -33,7 +33,7 @@ def results(mini: Path, tmp_path: Path) -> Path:
 
 
 def text_of(pdf: Path) -> str:
-    command = ["pdftotext", "-paths", str(pdf), "-"]
+    command = ["pdftotext", "-layout", str(pdf), "-"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 

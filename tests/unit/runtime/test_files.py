@@ -342,8 +342,8 @@ def test_unpacking_many_files_shows_how_far_it_is(
 ) -> None:
     monkeypatch.setattr(progress, "LINE_EVERY", 0)
     archive = make_zip(tmp_path / "a.zip", {str(number): b"x" for number in range(count)})
-    unpack(archive, tmp_path / "folder", members=bool, max_bytes=100, name="images")
-    assert ("images: 30/30, " in capsys.readouterr().err) == (count == 30)
+    unpack(archive, tmp_path / "folder", members=bool, max_bytes=100)
+    assert ("unpacking: 30/30, " in capsys.readouterr().err) == (count == 30)
 
 
 def test_a_zip_bomb_is_refused(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ PREDICTIONS = {
     "mini-rn mqe": [3.333533, 0.7509215, 3.744312, 3.862538],
     "mini-rn f_vg": [1.035687, 0.2481, 1.186709, 1.175938],
     "mini-rn relu_kernel": [0.4143735, 0.1424365, 0.4795622, 0.4925942],
+    "mini-rn mqe f_vg": [3.10706, 0.7443001, 3.560126, 3.527814],
 }
 
 
@@ -64,6 +65,7 @@ def test_golden_losses_of_a_tiny_training(
         ("mini-rn", {"mqe": False}),
         ("mini-rn", {"f_vg": False}),
         ("mini-rn", {"relu_kernel": False}),
+        ("mini-rn", {"mqe": False, "f_vg": False}),
     ],
 )
 def test_golden_predictions_of_a_tiny_model(architecture: str, changes: dict[str, Any]) -> None:

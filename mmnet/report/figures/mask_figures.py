@@ -1,10 +1,13 @@
-"""Figure 6, from what `mmnet queries` wrote: what each query reads, its mask and its score."""
+"""Figures 5 and 6, from what `mmnet examples` and `mmnet queries` wrote; no torch is needed."""
 
+import json
 import math
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
 from mmnet.config.schema import Config
@@ -20,14 +23,61 @@ from mmnet.report.figures.drawing import (
     style,
     wrap,
 )
-from mmnet.report.figures.masks import aspect, describe_run, put_picture, read_shown
+from mmnet.report.tables.common import TITLES
+from mmnet.runtime.errors import DataError
 
+SMALL_TILE, LARGE_TILE = 0.8, 1.15  # inches, about the width of a picture in Figures 5 and 6
 MAP, BAR, LIMIT = "Blues", "#56B4E9", "#D55E00"
 COLUMNS = 4
 """Of masks."""
 LONGEST = 16
 """Letters of a word above the heat map."""
-TILE = 1.15  # inches, about the width of a picture
+
+
+def write_figure5(examples: Path, config: Config, folder: Path, *, label: str) -> None:
+    """Write `figure5.pdf` and `figure5.png` into `folder`.
+
+    Raises:
+        DataError: `examples` is missing, damaged, or of another run.
+    """
+    about, arrays = read_shown(examples, config, command="examples")
+    with style():
+        save(figure5(about, arrays, label), folder / "figure5")
+
+
+def figure5(about: dict[str, Any], arrays: dict[str, Any], label: str) -> Figure:
+    """Draw the examples, two in a row: image, ground truth, without MMP, with MMP."""
+    examples = about["examples"]
+    titles = [_title(example) for example in examples]
+    needed = [
+        SMALL_TILE * aspect(arrays[f"{k}/image"]) + LINE * (len(titles[k]) + 2) + 0.25
+        for k in range(len(examples))
+    ]
+    heights = [max(needed[first : first + 2]) for first in range(0, len(needed), 2)]
+    note = f"{about['rule']} {describe_run(about, label)}; {about['experiment']} and "
+    figure = figure_with_note(sum(heights), f"{note}{about['without']}.")
+    places = figure.subfigures(
+        math.ceil(len(examples) / 2), 2, squeeze=False, height_ratios=heights
+    )
+    for k, (example, place) in enumerate(zip(examples, places.flat, strict=False)):
+        place.suptitle("\n".join(titles[k]), x=0.01, ha="left")
+        image, truth, without, with_mmp = (
+            arrays[f"{k}/{key}"] for key in ("image", "truth", "without", "with")
+        )
+        tiles = {
+            "image": shrunk(image),
+            "ground truth": overlay(image, truth, BLUE),
+            f"without MMP\nIoU {example['iou_without']:.2f}": overlay(image, without, ORANGE),
+            f"with MMP\nIoU {example['iou_with']:.2f}": overlay(image, with_mmp, ORANGE),
+        }
+        for panel, (under, drawn) in zip(place.subplots(1, 4), tiles.items(), strict=True):
+            put_picture(panel, drawn, under)
+    return figure
+
+
+def _title(example: dict[str, Any]) -> list[str]:
+    gain = f"{example['kind']}: {example['gain']:+.2f}".replace("-", "\N{MINUS SIGN}")
+    return [*wrap(example["sentence"], WIDTH / 2 - 0.15, TEXT, most=2), gain]
 
 
 def write_figure6(queries: Path, config: Config, folder: Path, *, label: str) -> None:
@@ -46,7 +96,7 @@ def figure6(about: dict[str, Any], arrays: dict[str, Any], label: str) -> Figure
     order = np.argsort(-arrays["scores"], kind="stable")
     title = wrap(about["sentence"], WIDTH - 0.1, TEXT, most=2)
     heights = [
-        max(TILE * aspect(arrays["image"]), 7 * LINE) + LINE * (len(title) + 1) + 0.3,
+        max(LARGE_TILE * aspect(arrays["image"]), 7 * LINE) + LINE * (len(title) + 1) + 0.3,
         max(0.17 * len(order), 0.69 * math.ceil(len(order) / COLUMNS), 1.0) + 1.6,
     ]
     figure = figure_with_note(sum(heights), f"{about['rule']} {describe_run(about, label)}.")
@@ -132,3 +182,48 @@ def _sigmoid(logits: Any) -> Any:
 def _shortened(word: str) -> str:
     word = printable(word)
     return word if len(word) <= LONGEST else f"{word[: LONGEST - 1]}…"
+
+
+def read_shown(
+    path: Path, config: Config, *, command: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what `mmnet COMMAND` wrote: what is known of a figure's sentences, and its arrays.
+
+    Raises:
+        DataError: it is missing, damaged, or of another run.
+    """
+    fix = f"Run: mmnet {command} --experiment {config.experiment} --seed {config.seed}."
+    try:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in file.files}
+        about: dict[str, Any] = json.loads(str(arrays.pop("about")))
+    except FileNotFoundError:
+        raise DataError(f"{path}: not found. {fix}") from None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path}: damaged ({reason}). {fix}") from None
+    for key in ("profile", "experiment", "seed"):
+        if about.get(key) != getattr(config, key):
+            raise DataError(
+                f"{path}: has {key} {about.get(key)!r}, expected {getattr(config, key)!r}. {fix}"
+            )
+    return about, arrays
+
+
+def describe_run(about: dict[str, Any], label: str) -> str:
+    return (
+        f"{TITLES[about['dataset']]} {about['split']}, {about['backbone']}, N_q = "
+        f"{about['num_queries']}, profile {about['profile']} ({label}), seed {about['seed']}"
+    )
+
+
+def aspect(image: Any) -> float:
+    """Return height over width; images that are very tall are set narrower than their place."""
+    return min(1.3, float(image.shape[1] / image.shape[2]))
+
+
+def put_picture(panel: Axes, picture: Any, label: str, **colours: Any) -> None:
+    panel.imshow(np.asarray(picture), **colours)
+    panel.set_anchor("N")
+    panel.set(xticks=[], yticks=[])
+    panel.set_xlabel(label, fontsize=SMALL)
