@@ -398,5 +398,7 @@ def test_without_mmp_queries_are_summed_before_the_kernel() -> None:
     f_pn = relu(linear(decoder.projector.w_p[0], query))[:, None]
     reference = one_convolution_per_query(decoder.projector, f_s, f_pn)[:, 0]
     assert_close(decoder(f_s, f_q), reference)
-    masks, _ = decoder.masks(f_s, f_q)
-    assert not torch.allclose((s_q[..., None, None] * masks).sum(1), reference)
+    # Its queries have no masks of their own, of which y would be the sum.
+    assert not hasattr(decoder, "masks")
+    with_mmp = MaskDecoder(projector=decoder.projector, estimator=decoder.estimator)
+    assert not torch.allclose(with_mmp(f_s, f_q), reference)
