@@ -178,13 +178,12 @@ def is_finished(work: WorkPaths, identity: Identity) -> bool:
     if not work.finished.is_file():
         return False
     end = read_json(work.finished)
-    if end.get("epochs") != _lines(work.metrics):
-        say(f"{work.metrics}: not the metrics of a finished training; starting from scratch")
-        return False
-    if not 0 < end.get("best_epoch", 0) == _epoch_saved(work.best, identity):
-        say(f"{work.best}: not the model of a finished training; starting from scratch")
-        return False
-    return True
+    has_metrics = end.get("epochs") == _lines(work.metrics)
+    has_best = 0 < end.get("best_epoch", 0) == _epoch_saved(work.best, identity)
+    if not (has_metrics and has_best):
+        damaged = work.best if has_metrics else work.metrics if end else work.finished
+        say(f"{damaged}: damaged or of another training; starting from scratch")
+    return has_metrics and has_best
 
 
 def publish(work: WorkPaths, run: RunPaths, identity: Identity) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from mmnet.data.transforms import normalise
 from mmnet.model import checkpoint
 from mmnet.model.build import build_model
 from mmnet.model.clip import load_clip
-from mmnet.runtime.errors import CheckpointError, DataError, MMNetError, TrainingError
+from mmnet.runtime.errors import CheckpointError, DataError, TrainingError
 from mmnet.runtime.files import locked
 from mmnet.train import loop, recipe, step
 from mmnet.train.pretrain import pretrain
@@ -177,10 +178,38 @@ def test_non_finite_loss_stops_the_run_and_names_step_and_sentences(
     assert not list(tmp_path.rglob("checkpoint.pt"))
 
 
-def test_second_process_on_a_work_folder_is_refused(tiny: Any, tmp_path: Path) -> None:
-    work = work_of(tiny, tmp_path).folder
-    with locked(work), pytest.raises(MMNetError, match=work.name):
-        fit(tiny, tmp_path)
+def test_a_second_training_of_one_identity_waits_for_the_first(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, told = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with locked(work_of(tiny, tmp_path).folder):
+            held.set()
+            told.wait()
+
+    monkeypatch.setattr("mmnet.runtime.files.say", lambda line: told.set())
+    threading.Thread(target=hold, daemon=True).start()
+    held.wait()
+    assert (fit(tiny, tmp_path) / "checkpoint.pt").is_file()
+    assert told.is_set()
+
+
+@pytest.mark.parametrize("damaged", ["run.json", "metrics.jsonl", "best.pt", "finished.json"])
+def test_a_finished_training_of_which_a_file_is_damaged_ends_with_the_same_bytes(
+    damaged: str, tiny: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = fit(tiny, tmp_path)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    path = work_of(tiny, tmp_path).folder / damaged
+    path.unlink()  # the published file is the same one, by a hard link
+    path.write_text("[1")
+    capsys.readouterr()
+    fit(tiny, tmp_path)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    told = capsys.readouterr().err
+    assert ("from scratch" in told) == (damaged != "run.json")
+    assert damaged in told or damaged == "run.json"
 
 
 def test_sentences_longer_than_the_limit_are_counted_and_said(
