@@ -171,6 +171,7 @@ def test_an_error_is_left_to_the_launcher_only_while_it_lives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
     monkeypatch.setenv(launcher.LAUNCHER, "4000000")
     assert not launcher.is_recorded(DataError("a table: missing"))
@@ -202,7 +203,7 @@ time.sleep(600)
 def test_a_process_ends_when_its_launcher_is_killed(by: str) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", PARENT, by, CHILD],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "TORCHELASTIC_RUN_ID": "1"},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TORCHELASTIC_RUN_ID": "1", "RANK": "0"},
         stdout=subprocess.PIPE,
         text=True,
     ) as parent:
@@ -213,7 +214,7 @@ def test_a_process_ends_when_its_launcher_is_killed(by: str) -> None:
 
 
 def test_a_process_ends_whose_launcher_was_killed_before_it_looked() -> None:
-    environment = {"TORCHELASTIC_RUN_ID": "1", launcher.LAUNCHER: "4000000"}
+    environment = {"TORCHELASTIC_RUN_ID": "1", "RANK": "0", launcher.LAUNCHER: "4000000"}
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     done = subprocess.run([sys.executable, "-c", CHILD], env=environment, capture_output=True)
     assert done.returncode == -signal.SIGTERM
