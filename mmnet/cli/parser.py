@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from mmnet.cli import data, pipeline, report, train
+from mmnet.config.load import load_params
+from mmnet.config.schema import Params
 from mmnet.config.tables import TABLES
+from mmnet.runtime import portable
 from mmnet.runtime.errors import MMNetError, Stopped
 from mmnet.runtime.launcher import end_with_launcher, is_first, is_recorded
+from mmnet.runtime.progress import say
 from mmnet.runtime.system import check_supported
 
 
@@ -22,6 +26,8 @@ def main(arguments: list[str] | None = None) -> int:
         check_supported()
         end_with_launcher()
         parsed = _parser().parse_args(arguments, argparse.Namespace(command_line=arguments))
+        parsed.loaded = load_params(parsed.params, parsed.set)
+        _choose_arithmetic(parsed.loaded)
         command: Callable[[argparse.Namespace], int | None] = parsed.run
         return command(parsed) or 0
     except BrokenPipeError:  # as of `mmnet status | head`
@@ -36,6 +42,14 @@ def main(arguments: list[str] | None = None) -> int:
     if not is_recorded(error) and (is_first() or not isinstance(error, Stopped)):
         print(f"mmnet: {error}", file=sys.stderr)
     return error.exit_code
+
+
+def _choose_arithmetic(params: Params) -> None:
+    """Set what libraries read when they are imported: none is, until a command runs."""
+    if params.portable:
+        portable.use()
+    elif params.active.portable:
+        say("This CPU has no AVX2: the results are labelled as not portable.")
 
 
 def _parser() -> argparse.ArgumentParser:
