@@ -116,6 +116,10 @@ def _add_commands(
     command = add("figure", "Draw a figure: 4 of scores, 5 of examples, 6 of queries.")
     numbers = {"metavar": "NUMBER", "choices": [4, 5, 6], "help": "%(choices)s"}
     command.add_argument("number", type=int, **numbers)
+    command = add("compare", "Compare own tables with reference results: exit code 0 if all agree.")
+    text = "a folder of other results; default: docs/results/PROFILE"
+    reference = {"type": Path, "metavar": "FOLDER", "dest": "reference", "help": text}
+    command.add_argument("--with", **reference)
     add("curves", "Collect the runs' training curves in one CSV.")
     add("paper", "Typeset all tables, figures and claims in results/ as one PDF.")
     add("adopt", "Make Snakemake accept pulled files, if they match dvc.lock.")
