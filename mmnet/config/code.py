@@ -19,7 +19,10 @@ _MODEL = (
     *("model/mask_projector.py", "model/mmnet.py", "model/neck.py", "model/pyramid.py"),
     *("model/query_generator.py", "model/text_encoder.py"),
 )
-_PREDICTION = (*_ITEMS, "evaluate/predict.py", "runtime/device.py", "runtime/distributed.py")
+_PREDICTION = (
+    *(*_ITEMS, "evaluate/predict.py", "evaluate/query_measures.py"),
+    *("runtime/device.py", "runtime/distributed.py"),
+)
 _TRAINING = (
     *(*_PREDICTION, "evaluate/metrics.py"),
     *("train/loop.py", "train/recipe.py", "train/run_state.py", "train/step.py"),

@@ -1,5 +1,7 @@
 """The Multi-Mask Projector: Eq. 14."""
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -8,6 +10,15 @@ from mmnet.model.layers import ReLUConv
 from mmnet.model.pyramid import up
 
 # B batch, C width, C_p = C / 2, H3 x W3 grid at stride 16, Q kernels: N_q, or their one sum.
+
+
+class Made(NamedTuple):
+    """What a mask decoder makes of B sentences' queries."""
+
+    y: Tensor  # (B, 4 H3, 4 W3)  logits
+    s_q: Tensor  # (B, N_q)
+    kernels: Tensor | None  # (B, N_q, 9 C_p + 1)  F_pn of each query; None without MMP
+    maps: Tensor  # (B, C_p, 2 H3, 2 W3)  what kernels are applied to
 
 
 class MaskProjector(nn.Module):
@@ -36,8 +47,16 @@ class MaskProjector(nn.Module):
 
     def forward(self, f_s: Tensor, f_pn: Tensor) -> Tensor:
         """Return the logits of one mask per kernel, (B, Q, 4 H3, 4 W3)."""
+        return self.masks(self.maps(f_s), f_pn)
+
+    def maps(self, f_s: Tensor) -> Tensor:
+        """Return Conv(Up(F_s)), (B, C_p, 2 H3, 2 W3), which a sentence's kernels share."""
         x = f_s.transpose(1, 2).unflatten(2, (self.grid, self.grid))  # (B, C, H3, W3)
-        x = self.conv(up(x))  # (B, C_p, 2 H3, 2 W3)  Eq. 14
+        maps: Tensor = self.conv(up(x))  # (B, C_p, 2 H3, 2 W3)  Eq. 14
+        return maps
+
+    def masks(self, maps: Tensor, f_pn: Tensor) -> Tensor:
+        """Return the logits of one mask per kernel, (B, Q, 4 H3, 4 W3)."""
         b, q = f_pn.shape[:2]
         # Folding adds tap k of cell p to cell p - shift(k) where a convolution reads p + shift(k).
         taps = f_pn[..., :-1].unflatten(-1, (-1, 9)).flip(-1)  # (B, Q, C_p, 9)
@@ -46,7 +65,7 @@ class MaskProjector(nn.Module):
         # weights sum to one, so its bias passes Up unchanged.
         weight = self.linear.weight.flatten(1)  # (C_p, C_p)
         tap_maps = torch.baddbmm(
-            (taps @ self.linear.bias)[..., None], taps @ weight, x.flatten(2)
+            (taps @ self.linear.bias)[..., None], taps @ weight, maps.flatten(2)
         )  # (B, 9 Q, 2 H3 * 2 W3)
         tap_maps = up(tap_maps.unflatten(2, (2 * self.grid, 2 * self.grid)))
         side = 4 * self.grid
