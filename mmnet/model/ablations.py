@@ -26,7 +26,7 @@ class SingleMaskDecoder(nn.Module):
         s_q = self.estimator(f_q)  # (B, N_q)
         kernel = self.projector.kernel(s_q[:, None] @ f_q)  # (B, 1, 9 C_p + 1)
         maps = self.projector.maps(f_s)
-        y = self.projector.masks(maps, kernel).squeeze(1)  # (B, 4 H3, 4 W3)
+        y = self.projector(maps, kernel).squeeze(1)  # (B, 4 H3, 4 W3)
         return Made(y, s_q, None, maps)
 
 

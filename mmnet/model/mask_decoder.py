@@ -27,5 +27,5 @@ class MaskDecoder(nn.Module):
         kernels = self.projector.kernel(f_q)  # (B, N_q, 9 C_p + 1)
         kernel = s_q[:, None] @ kernels
         maps = self.projector.maps(f_s)
-        y = self.projector.masks(maps, kernel).squeeze(1)  # (B, 4 H3, 4 W3)  Eq. 16
+        y = self.projector(maps, kernel).squeeze(1)  # (B, 4 H3, 4 W3)  Eq. 16
         return Made(y, s_q, kernels, maps)

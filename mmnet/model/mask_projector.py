@@ -45,17 +45,13 @@ class MaskProjector(nn.Module):
         f_pn: Tensor = self.w_p(f_q)  # (B, Q, 9 C_p + 1)  Eq. 14
         return f_pn
 
-    def forward(self, f_s: Tensor, f_pn: Tensor) -> Tensor:
-        """Return the logits of one mask per kernel, (B, Q, 4 H3, 4 W3)."""
-        return self.masks(self.maps(f_s), f_pn)
-
     def maps(self, f_s: Tensor) -> Tensor:
         """Return Conv(Up(F_s)), (B, C_p, 2 H3, 2 W3), which a sentence's kernels share."""
         x = f_s.transpose(1, 2).unflatten(2, (self.grid, self.grid))  # (B, C, H3, W3)
         maps: Tensor = self.conv(up(x))  # (B, C_p, 2 H3, 2 W3)  Eq. 14
         return maps
 
-    def masks(self, maps: Tensor, f_pn: Tensor) -> Tensor:
+    def forward(self, maps: Tensor, f_pn: Tensor) -> Tensor:
         """Return the logits of one mask per kernel, (B, Q, 4 H3, 4 W3)."""
         b, q = f_pn.shape[:2]
         # Folding adds tap k of cell p to cell p - shift(k) where a convolution reads p + shift(k).

@@ -65,10 +65,12 @@ class MMNet(nn.Module):
         return ImageFeatures(v2, v3, v4, f_vd, f_vg)
 
     def segment(self, features: ImageFeatures, tokens: Tensor) -> Tensor:
-        return self.read(features, tokens).made.y
+        f_s, f_q, _ = self.decode(features, tokens)
+        y: Tensor = self.mask_decoder(f_s, f_q)
+        return y
 
     def read(self, features: ImageFeatures, tokens: Tensor) -> Queries:
-        """Return the masks of `segment` with all that made them, at no further cost."""
+        """Return the masks of `segment`, with all that made them, at the same cost."""
         f_s, f_q, attention = self.decode(features, tokens)
         return Queries(f_q, attention, self.mask_decoder.make(f_s, f_q))
 
@@ -86,4 +88,5 @@ class MMNet(nn.Module):
         Not of a model without MMP, whose queries make one mask together.
         """
         assert made.kernels is not None  # one mask per query
-        return self.mask_decoder.projector.masks(made.maps[some], made.kernels[some])
+        masks: Tensor = self.mask_decoder.projector(made.maps[some], made.kernels[some])
+        return masks
