@@ -88,5 +88,4 @@ class MMNet(nn.Module):
         Not of a model without MMP, whose queries make one mask together.
         """
         assert made.kernels is not None  # one mask per query
-        masks: Tensor = self.mask_decoder.projector(made.maps[some], made.kernels[some])
-        return masks
+        return self.mask_decoder.projector.masks(made.maps[some], made.kernels[some])

@@ -357,9 +357,9 @@ def test_eq14_matches_one_convolution_per_query(relu_kernel: bool) -> None:
     assert f_pn.shape == (B, N_Q, 9 * (C // 2) + 1)
     assert_close(f_pn, relu(reference) if relu_kernel else reference)
     assert (f_pn < 0).any() != relu_kernel
-    assert_close(
-        projector(projector.maps(f_s), f_pn), one_convolution_per_query(projector, f_s, f_pn)
-    )
+    masks, maps = one_convolution_per_query(projector, f_s, f_pn), projector.maps(f_s)
+    assert_close(projector(maps, f_pn), masks)
+    assert_close(projector.masks(maps, f_pn), masks)
 
 
 def test_eq15_scores_the_queries() -> None:
@@ -384,7 +384,7 @@ def test_eq16_one_summed_kernel_equals_the_weighed_sum_of_masks(scored: bool) ->
         decoder.estimator = EqualScores()
     f_s, f_q = rand(B, N, C), rand(B, N_Q, C)
     y, s_q, kernels, maps = decoder.make(f_s, f_q)
-    masks = decoder.projector(maps, kernels)
+    masks = decoder.projector.masks(maps, kernels)
     assert_close(kernels, decoder.projector.kernel(f_q))
     assert_close(masks, one_convolution_per_query(decoder.projector, f_s, kernels))
     if not scored:
