@@ -19,9 +19,10 @@ _MODEL = (
     *("model/mask_projector.py", "model/mmnet.py", "model/neck.py", "model/pyramid.py"),
     *("model/query_generator.py", "model/text_encoder.py"),
 )
+_ARITHMETIC = ("runtime/device.py", "runtime/portable.py")
 _PREDICTION = (
-    *(*_ITEMS, "evaluate/predict.py", "evaluate/query_measures.py"),
-    *("runtime/device.py", "runtime/distributed.py"),
+    *(*_ITEMS, *_ARITHMETIC, "runtime/distributed.py"),
+    *("evaluate/predict.py", "evaluate/query_measures.py"),
 )
 _TRAINING = (
     *(*_PREDICTION, "evaluate/metrics.py"),
@@ -35,10 +36,10 @@ _REPORT = (
 )
 
 RULES: dict[str, tuple[str, ...]] = {
-    "draw_scenes": ("benchmark/language.py", "benchmark/scenes.py"),
+    "draw_scenes": ("benchmark/language.py", "benchmark/scenes.py", "runtime/portable.py"),
     "prepare": ("data/prepare.py", "data/refer.py", "data/tokenizer.py", "data/unpack.py"),
     "pretrain": (
-        *(*_ITEMS, "model/clip.py", "runtime/device.py"),
+        *(*_ITEMS, "model/clip.py", *_ARITHMETIC),
         *("train/pretrain.py", "train/recipe.py"),
     ),
     "train": _TRAINING,

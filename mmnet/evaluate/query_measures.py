@@ -34,7 +34,7 @@ def measure(model: MMNet, queries: Queries, tokens: Tensor) -> dict[str, NDArray
         "query_spread": spread(f_q),
         "attention_entropy": attention_entropy(attention, lengths),
         "attention_variation": attention_variation(attention),
-        "score_entropy": score_entropy(made.s_q),
+        "score_entropy": score_entropy(made.s_q) if model.has_scores else unknown,
         "effective_queries": effective_queries(f_q),
     }
     if made.kernels is not None:
@@ -82,11 +82,9 @@ def attention_variation(attention: Tensor) -> Tensor:
 def score_entropy(s_q: Tensor) -> Tensor:
     """Return the entropy of S_q (S, N_q) over ln N_q; 1: every query counts the same.
 
-    NaN of one query, and without MQE, where each score is 1 and S_q no distribution.
+    NaN of one query: 0 / 0.
     """
-    s_q = s_q.double()
-    is_distribution = ((s_q.sum(1) - 1).abs() < 1e-3) & (s_q.shape[1] > 1)
-    return torch.where(is_distribution, entropy(s_q) / max(math.log(s_q.shape[1]), 1e-9), math.nan)
+    return entropy(s_q) / math.log(s_q.shape[1])
 
 
 def effective_queries(f_q: Tensor) -> Tensor:
@@ -95,6 +93,10 @@ def effective_queries(f_q: Tensor) -> Tensor:
     The eigenvalues are normalised to sum 1: from 1, all queries have one direction, to N_q.
     """
     rows = f_q.double()
-    eigenvalues = torch.linalg.eigvalsh(rows @ rows.transpose(1, 2)).clamp(min=0)  # (S, N_q)
+    gram = rows @ rows.transpose(1, 2)  # (S, N_q, N_q)
+    is_finite = gram.isfinite().all(2).all(1)  # a training that diverges ends at its next step
+    finite = torch.where(is_finite[:, None, None], gram, 0.0)
+    eigenvalues = torch.linalg.eigvalsh(finite).clamp(min=0)  # (S, N_q)
     total = eigenvalues.sum(1, keepdim=True)
-    return entropy(torch.where(total > 0, eigenvalues / total, 0.0)).exp()
+    count = entropy(torch.where(total > 0, eigenvalues / total, 0.0)).exp()
+    return torch.where(is_finite, count, math.nan)

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from mmnet.model.ablations import SingleMaskDecoder
+from mmnet.model.ablations import EqualScores, SingleMaskDecoder
 from mmnet.model.decoder import Decoder
 from mmnet.model.mask_decoder import MaskDecoder
 from mmnet.model.mask_projector import Made
@@ -53,6 +53,11 @@ class MMNet(nn.Module):
         self.query_generator = query_generator
         self.decoder = decoder
         self.mask_decoder = mask_decoder
+
+    @property
+    def has_scores(self) -> bool:
+        """Whether the queries are scored by the Multi-Query Estimator."""
+        return not isinstance(self.mask_decoder.estimator, EqualScores)
 
     def forward(self, image: Tensor, tokens: Tensor) -> Tensor:
         """Figure 3, left to right: one mask of logits per sentence, (B, 4 H3, 4 W3)."""

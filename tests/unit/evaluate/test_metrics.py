@@ -110,6 +110,8 @@ def test_rows_not_yet_written_name_the_command_that_writes_them(tiny: Tiny, tmp_
 class Known:
     """A model whose logits are a plain function of image and words, and which counts its calls."""
 
+    has_scores = False
+
     def __init__(self) -> None:
         self.images, self.sentences = 0, 0
 
@@ -200,6 +202,8 @@ def test_a_splits_rows_are_the_same_with_or_without_other_splits(tiny: Tiny) -> 
 
 class Chosen:
     """A model that gives each sentence, in order, the logits chosen for it."""
+
+    has_scores = False
 
     def __init__(self, logits: list[Tensor]) -> None:
         self.logits = iter(logits)

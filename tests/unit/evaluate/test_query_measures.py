@@ -110,6 +110,12 @@ def test_queries_that_agree_and_queries_that_share_nothing_are_the_ends_of_each_
         assert found.tolist() == pytest.approx([expected] * len(found), abs=1e-6)
 
 
+def test_a_model_that_diverged_is_measured_without_an_error() -> None:
+    f_q = torch.eye(N_Q).repeat(2, 1, 1)
+    f_q[0, 0, 0] = math.nan
+    assert effective_queries(f_q).tolist() == pytest.approx([math.nan, N_Q], nan_ok=True)
+
+
 def read_literally(model: MMNet, queries: Queries, s: int, length: int) -> dict[str, float]:
     made, attention = queries.made, queries.attention[s]
     has_masks = made.kernels is not None
