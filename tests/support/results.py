@@ -105,6 +105,17 @@ class Bench:
         rows.attrs["config"] = attrs
         rows.to_parquet(path, index=False)
 
+    def scores(self, table: str) -> list[Path]:
+        """Write and return the score files of a table's runs."""
+        return [self.score(*run) for run in runs_of(table, self.params)]
+
+    def score(self, experiment: str, seed: int) -> Path:
+        path = self.folder / Paths(self.params.profile).run(experiment, seed).scores
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scores = score_run(self.params.resolve(experiment, seed), rows=self.path(experiment, seed))
+        path.write_text(json.dumps(scores))
+        return path
+
     def write(self, folder: str = "results", params: Params | None = None) -> dict[str, Any]:
         """Claim → what claims.json holds of it."""
         out = self.folder / folder
@@ -208,10 +219,7 @@ def make_runs(folder: Path, params: Params) -> None:
     bench = Bench(folder, params, scattered)
     for name in params.experiments:
         for seed in params.seeds:
-            scores = score_run(params.resolve(name, seed), rows=bench.path(name, seed))
-            path = folder / paths.run(name, seed).scores
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(scores))
+            bench.score(name, seed)
     config = params.resolve(shown_run(params), params.seeds[0])
     about, arrays = made_up(config.model.num_queries)
     about |= {"profile": config.profile, "experiment": config.experiment, "seed": config.seed}
