@@ -13,7 +13,7 @@ images of the difference of the means over seeds. The seeds' numbers are all of 
 they hold no effect of the images alone; but the effect of both together is in either variance, and
 V_both takes it out of one (as Hillis, Statistics in Medicine 26, 2007, for readers and cases). The
 interval is Student's t with Satterthwaite's degrees of freedom, and never narrower than by the
-trainings alone: those seem more than they are where a few seeds agree by chance.
+trainings alone: a few seeds that agree by chance must not borrow the images' degrees of freedom.
 
 With fewer seeds only V_images is known, and the interval is about these trainings, not methods.
 """

@@ -42,7 +42,8 @@ def ablation(
         rule = r"\addlinespace" if rows and (with_published or is_new_pair) else ""
         ours = [values.get((own_name(name, config), metric), []) for metric in METRICS]
         cells = [
-            cell(of_metric) + MARK * (marked.resolved.get((config.experiment, metric)) is False)
+            cell(of_metric)
+            + MARK * (bool(of_metric) and marked.resolved.get((config.experiment, metric)) is False)
             for metric, of_metric in zip(METRICS, ours, strict=True)
         ]
         if with_published:

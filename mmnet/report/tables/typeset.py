@@ -87,8 +87,8 @@ def _spanning_heads(table: Table) -> list[str]:
 
 def _tex_number(text: str) -> str:
     text = re.sub(r"^-(?=\d)", "$-$", text)
-    text = re.sub(r" ± ([\d.]*)", r"$_{\\pm \1}$", text)
-    return text.replace("†", r"$^{\dagger}$")
+    text = re.sub(r" ± ([\d.]+)†", r"$_{\\pm \1}^{\\dagger}$", text)
+    return re.sub(r" ± ([\d.]+)", r"$_{\\pm \1}$", text)
 
 
 def to_markdown(table: Table) -> str:

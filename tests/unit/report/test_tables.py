@@ -260,7 +260,7 @@ def test_differences_that_the_seeds_do_not_resolve_are_marked(
     text = text_of(tmp_path, f"{table}.md")
     assert "†: the 95% interval of the difference from the row" in text
     tex = text_of(tmp_path, f"{table}.tex")
-    assert tex.count(r"}$$^{\dagger}$") == text.count("†") - 1
+    assert tex.count(r"}^{\dagger}$") == text.count("†") - 1
     frame = pd.read_csv(tmp_path / f"{table}.csv", keep_default_na=False)
     found = frame[(frame["metric"] == "mIoU") & (frame["profile"] == profile)]
     counts = found["resolved"].value_counts()
