@@ -4,7 +4,6 @@ import argparse
 import contextlib
 from typing import Any
 
-from mmnet.config.load import load_params
 from mmnet.config.paths import Paths, RunPaths
 from mmnet.config.schema import Config, Params, PretrainConfig, TowerConfig, TrainConfig
 from mmnet.runtime.errors import ConfigError
@@ -13,7 +12,7 @@ from mmnet.runtime.launcher import is_launched, launch
 
 
 def load(arguments: argparse.Namespace) -> tuple[Params, Paths]:
-    params = load_params(arguments.params, arguments.set)
+    params: Params = arguments.loaded
     return params, Paths(params.profile)
 
 

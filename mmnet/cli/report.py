@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mmnet.cli.common import load
-from mmnet.config.paths import RESULTS, Paths
+from mmnet.config.paths import REFERENCE, RESULTS, Paths
 from mmnet.config.schema import Params
 from mmnet.config.tables import runs_of
 
@@ -51,6 +51,15 @@ def _existing_scores(table: str, params: Params, paths: Paths) -> list[Path]:
     """Return the score files that exist; the report names all missing runs in one message."""
     files = [paths.run(*run).scores for run in runs_of(table, params)]
     return [path for path in files if path.exists()]
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    from mmnet.report.compare import compare
+
+    params, _ = load(arguments)
+    comparison = compare(RESULTS, arguments.reference or REFERENCE / params.profile)
+    print(*comparison.lines, sep="\n")
+    return 0 if comparison.agrees else 1
 
 
 def curves(arguments: argparse.Namespace) -> None:

@@ -19,7 +19,8 @@ _MODEL = (
     *("model/mask_projector.py", "model/mmnet.py", "model/neck.py", "model/pyramid.py"),
     *("model/query_generator.py", "model/text_encoder.py"),
 )
-_PREDICTION = (*_ITEMS, "evaluate/predict.py", "runtime/device.py", "runtime/distributed.py")
+_ARITHMETIC = ("runtime/device.py", "runtime/portable.py")
+_PREDICTION = (*_ITEMS, "evaluate/predict.py", *_ARITHMETIC, "runtime/distributed.py")
 _TRAINING = (
     *(*_PREDICTION, "evaluate/metrics.py"),
     *("train/loop.py", "train/recipe.py", "train/run_state.py", "train/step.py"),
@@ -33,10 +34,10 @@ _REPORT = (
 )
 
 RULES: dict[str, tuple[str, ...]] = {
-    "draw_scenes": ("benchmark/language.py", "benchmark/scenes.py"),
+    "draw_scenes": ("benchmark/language.py", "benchmark/scenes.py", "runtime/portable.py"),
     "prepare": ("data/prepare.py", "data/refer.py", "data/tokenizer.py", "data/unpack.py"),
     "pretrain": (
-        *(*_ITEMS, "model/clip.py", "runtime/device.py"),
+        *(*_ITEMS, "model/clip.py", *_ARITHMETIC),
         *("train/pretrain.py", "train/recipe.py"),
     ),
     "train": _TRAINING,

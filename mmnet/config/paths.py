@@ -13,6 +13,8 @@ from mmnet.config.schema import Config, TowerConfig
 from mmnet.runtime.errors import ConfigError
 
 RESULTS = Path("results")
+REFERENCE = Path("docs/results")
+"""Results that come with the code, in a folder of their profile."""
 WORK = "work"
 """Of a profile's folder in runs/; no experiment may have this name."""
 

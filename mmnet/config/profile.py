@@ -1,4 +1,4 @@
-"""What params.yaml says of names, archives, data sets and the cluster."""
+"""What params.yaml says of names, archives, data sets, the cluster and MLflow."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -152,3 +152,12 @@ class ClusterConfig(Strict):
     """Trainings, those of CLIP towers too."""
     predict: JobConfig
     """Predictions, and what Figures 5 and 6 show."""
+
+
+class MLflowConfig(Strict):
+    """How runs are recorded: these settings retrain nothing."""
+
+    enabled: bool
+    """Each run is sent to MLflow as it goes: to MLFLOW_TRACKING_URI, or mlflow.db in the root."""
+    require_clean: bool
+    """Refuse to train from a tree with changes that git does not have: no revision names it."""

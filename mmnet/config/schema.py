@@ -17,6 +17,7 @@ from mmnet.config.profile import (
     DatasetName,
     Device,
     Fraction,
+    MLflowConfig,
     Name,
     PositiveFloat,
     PositiveInt,
@@ -26,6 +27,7 @@ from mmnet.config.profile import (
     Strict,
     Text,
 )
+from mmnet.runtime import portable
 from mmnet.runtime.errors import ConfigError
 
 TableName = Literal["table1", "table2", "table3", "table4"]
@@ -164,6 +166,8 @@ class PretrainConfig(Strict):
 class ProfileConfig(Strict):
     label: str
     """How captions name this profile's data."""
+    portable: bool
+    """On the CPU, the same bits on every x86-64 machine with AVX2, at the cost of some speed."""
     shapes: ShapesConfig | None
     archives: dict[ArchiveName, SourceConfig]
     data: dict[ArchiveName, Text | None]
@@ -183,6 +187,8 @@ class Config(Strict):
     """One run, all values resolved: what is stored beside the results."""
 
     profile: str
+    portable: bool
+    """The profile's, and this CPU can."""
     experiment: str
     seed: Seed
     dataset_name: DatasetName
@@ -198,10 +204,12 @@ class Config(Strict):
 
         Names, labels, published counts, evaluation and RUNTIME_ONLY settings are not among them.
         """
-        without = RUNTIME_ONLY if self.train.device == "cpu" else RUNTIME_ONLY | {"threads"}
+        on_cpu = self.train.device == "cpu"
+        without = RUNTIME_ONLY if on_cpu else RUNTIME_ONLY | {"threads"}
         source = self.tower.pretrained
         return {
             "profile": self.profile,
+            **({"portable": self.portable} if on_cpu else {}),
             "seed": self.seed,
             "dataset_name": self.dataset_name,
             "dataset": {"refs": self.dataset.refs, "max_length": self.dataset.max_length},
@@ -232,15 +240,6 @@ class ExperimentConfig(Strict):
     evaluate: Overrides
 
 
-class MLflowConfig(Strict):
-    """How runs are recorded: these settings retrain nothing."""
-
-    enabled: bool
-    """Each run is sent to MLflow as it goes: to MLFLOW_TRACKING_URI, or mlflow.db in the root."""
-    require_clean: bool
-    """Refuse to train from a tree with changes that git does not have: no revision names it."""
-
-
 class Params(Strict):
     """params.yaml, whole."""
 
@@ -255,6 +254,11 @@ class Params(Strict):
     @property
     def active(self) -> ProfileConfig:
         return self.profiles[self.profile]
+
+    @property
+    def portable(self) -> bool:
+        """Whether the active profile is to be portable, and this CPU can."""
+        return self.active.portable and portable.is_supported()
 
     def resolve(self, experiment: str, seed: int) -> Config:
         """Return the run's full config: the profile's values under the experiment's own."""
@@ -277,6 +281,7 @@ class Params(Strict):
         evaluate = {**profile.evaluate.model_dump(), **chosen.evaluate}
         values = {
             "profile": self.profile,
+            "portable": self.portable,
             "experiment": experiment,
             "seed": seed,
             "dataset_name": chosen.dataset,

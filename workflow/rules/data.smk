@@ -12,6 +12,7 @@ if PROFILE.shapes:
             **WORKFLOW.resources("prepare"),
         params:
             shapes=as_json(PROFILE.shapes),
+            portable=PARAMS.portable,
             code=code_hash("draw_scenes"),
         message:
             "Drawing the procedural benchmark"
