@@ -2,6 +2,7 @@
 
 import argparse
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from mmnet.cli.common import load
@@ -22,7 +23,7 @@ def report(arguments: argparse.Namespace) -> None:
     elif arguments.table == "claims":
         from mmnet.report.claims.write import write_claims
 
-        write_claims(lambda *run: paths.run(*run).rows, RESULTS, params=params)
+        write_claims(_rows_of(paths), RESULTS, params=params)
     elif arguments.table == "parameters":
         from mmnet.report.pages.parameters import write_parameters
 
@@ -37,8 +38,13 @@ def report(arguments: argparse.Namespace) -> None:
                 scores = write_scores(table, Path(folder), params=params)
             else:
                 scores = _existing_scores(table, params, paths)
-            write_table(table, scores, RESULTS, params=params)
+            rows_of = None if arguments.from_mlflow else _rows_of(paths)
+            write_table(table, scores, RESULTS, params=params, rows_of=rows_of)
     write_page(RESULTS / f"{arguments.table}.md")
+
+
+def _rows_of(paths: Paths) -> Callable[[str, int], Path]:
+    return lambda experiment, seed: paths.run(experiment, seed).rows
 
 
 def _existing_scores(table: str, params: Params, paths: Paths) -> list[Path]:
@@ -77,7 +83,8 @@ def figure(arguments: argparse.Namespace) -> None:
 
     params, paths = load(arguments)
     if arguments.number == 4:
-        write_figure4(_existing_scores("table2", params, paths), RESULTS, params=params)
+        scores = _existing_scores("table2", params, paths)
+        write_figure4(scores, RESULTS, params=params, rows_of=_rows_of(paths))
         return
     config, label = params.resolve(shown_run(params), params.seeds[0]), params.active.label
     run = paths.run(config.experiment, config.seed)

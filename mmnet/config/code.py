@@ -32,7 +32,8 @@ _TRAINING = (
 _SHOWN = (*_PREDICTION, "evaluate/metrics.py", "evaluate/selection.py", "evaluate/examples.py")
 _REPORT = (
     *("config/tables.py", "data/refer.py", "evaluate/metrics.py", "report/published.csv"),
-    *("report/render.py", "report/tables/*", "report/templates/*"),
+    *("report/interval.py", "report/render.py", "report/rows.py"),
+    *("report/tables/*", "report/templates/*"),
 )
 
 RULES: dict[str, tuple[str, ...]] = {

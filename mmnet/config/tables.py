@@ -15,6 +15,9 @@ Run = tuple[str, int]
 SPLIT = "testA"
 """What Tables 2-4 and Figures 4-6 are about."""
 
+MIN_SEEDS = 3
+"""With fewer, an interval is about the trainings that there are, not about methods."""
+
 TABLES: tuple[TableName, ...] = get_args(TableName)
 SWITCHES = ("num_queries", "mmp", "mqe", "f_vg")
 """Keys of `model` that tell a row of Tables 2-4."""

@@ -71,6 +71,20 @@ def test_with_allow_missing_the_rules_train_nothing(clone: Path) -> None:
     assert planned(snakemake(clone, "-n", target))["train_mmnet"] == 4
 
 
+def test_with_three_seeds_the_rows_that_marks_come_from_write_a_table_again(clone: Path) -> None:
+    seeds = ("--config", "allow_missing=true", "seeds=[0,1,2]")
+    targets = ["results/table4.tex", "results/figure4.pdf"]
+    make_scores(params_of("mini", "seeds=[0, 1, 2]"), clone / "scores", "table4")
+    done = snakemake(clone, "--cores", "1", *targets, *seeds)
+    assert done.returncode == 0, done.stderr
+    assert planned(snakemake(clone, "-n", *targets, *seeds)) == {}
+    rows = clone / "rows/mini/nq_24/seed1.parquet"
+    rows.parent.mkdir(parents=True)
+    rows.touch()
+    expected = {"write_table4": 1, "write_figure4": 1}
+    assert planned(snakemake(clone, "-n", *targets, *seeds)) == expected
+
+
 def test_rows_that_cannot_be_compared_stop_before_any_job(clone: Path) -> None:
     twins = 'experiments={"nq_16": {"model": {"num_queries": 24}}}'
     result = snakemake(clone, "-n", "results/table1.tex", "--config", twins)

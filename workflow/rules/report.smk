@@ -6,6 +6,7 @@ for TABLE in TABLES:
             f"write_{TABLE}"
         input:
             WORKFLOW.needed(WORKFLOW.scores_of(TABLE)),
+            WORKFLOW.needed(WORKFLOW.marking_rows(TABLE)),
         output:
             [RESULTS / f"{TABLE}.{suffix}" for suffix in ("tex", "csv", "md")],
             report(

@@ -12,6 +12,7 @@ from mmnet.config.schema import Config, Params
 from mmnet.config.tables import SHOWN, SWITCHES, configs_of
 from mmnet.evaluate.metrics import METRICS
 from mmnet.report.tables.common import HEADLINE, PAPER, caption, method, own_name
+from mmnet.report.tables.marks import MARK, Marks
 from mmnet.report.tables.scores import Scores
 from mmnet.report.tables.typeset import Row, Table, cell
 
@@ -22,7 +23,9 @@ Values = dict[tuple[str, str], list[float]]
 """Method and metric → one value per seed."""
 
 
-def ablation(name: str, frame: pd.DataFrame, runs: list[Scores], params: Params) -> Table:
+def ablation(
+    name: str, frame: pd.DataFrame, runs: list[Scores], marked: Marks, params: Params
+) -> Table:
     """Arrange the long form as the paper's Table 2, 3 or 4: a row per experiment."""
     with_published = params.active.shapes is None
     configs = configs_of(name, params)
@@ -38,7 +41,11 @@ def ablation(name: str, frame: pd.DataFrame, runs: list[Scores], params: Params)
         is_new_pair = name == "table3" and rows and rows[-1].labels[0] != labels[0]
         rule = r"\addlinespace" if rows and (with_published or is_new_pair) else ""
         ours = [values.get((own_name(name, config), metric), []) for metric in METRICS]
-        cells = [cell(of_metric) for of_metric in ours]
+        cells = [
+            cell(of_metric)
+            + MARK * (bool(of_metric) and marked.resolved.get((config.experiment, metric)) is False)
+            for metric, of_metric in zip(METRICS, ours, strict=True)
+        ]
         if with_published:
             published = _published(name, config, values)
             rows += [
@@ -50,12 +57,26 @@ def ablation(name: str, frame: pd.DataFrame, runs: list[Scores], params: Params)
             rows.append(Row(labels, cells, rule=rule))
     return Table(
         name=name,
-        caption=caption(name, runs, params, hidden=_hidden(name, configs[0])),
+        caption=caption(name, runs, params, hidden=_hidden(name, configs[0]), marks=marked.note),
         labels=[HEADS[key] for key in SHOWN[name]] + [""] * with_published,
         heads=[("", list(METRICS))],
         rows=rows,
         align="r",
     )
+
+
+def resolved_column(
+    frame: pd.DataFrame, name: str, marked: Marks, params: Params
+) -> list[bool | None]:
+    """Return, for each line of the long form, whether its row's difference is resolved, if known.
+
+    The reference rows and the published ones have none.
+    """
+    experiments = {own_name(name, config): config.experiment for config in configs_of(name, params)}
+    return [
+        marked.resolved.get((experiments.get(method, ""), metric))
+        for method, metric in zip(frame["method"], frame["metric"], strict=True)
+    ]
 
 
 def _published(name: str, config: Config, values: Values) -> list[list[float]]:

@@ -8,6 +8,7 @@ from mmnet.config.schema import Config, Params
 from mmnet.config.tables import SHOWN, SPLIT, configs_of, runs_of, unlike
 from mmnet.evaluate.metrics import METRICS
 from mmnet.report.render import render
+from mmnet.report.tables.marks import PAPER_QUERIES
 from mmnet.report.tables.scores import Scores, missing_runs
 
 COLUMNS = [
@@ -18,8 +19,6 @@ TITLES = {"refcoco": "RefCOCO", "refcoco+": "RefCOCO+", "refcocog": "G-Ref"}
 HEADLINE, SECOND = "mIoU", "oIoU"
 OURS = "MMNet (this run)"
 PAPER = {"MMNet": "MMNet (paper)"}
-PAPER_QUERIES = 24
-"""N_q of the paper's Table 4, whose rows do not name it."""
 
 
 def long_form(table: str, runs: list[Scores], params: Params) -> pd.DataFrame:
@@ -74,12 +73,18 @@ def published_rows(table: str) -> pd.DataFrame:
     return frame[COLUMNS].astype({"seed": "Int64"})
 
 
-def caption(table: str, runs: list[Scores], params: Params, *, hidden: str = "") -> str:
-    """Return a table's caption; `hidden` describes switches that it has no column for."""
+def caption(
+    table: str, runs: list[Scores], params: Params, *, hidden: str = "", marks: str = ""
+) -> str:
+    """Return a table's caption.
+
+    `hidden` describes switches that it has no column for, `marks` its marks.
+    """
     first = configs_of(table, params)[0]
     text = render(
         "caption",
         **{"table": table, "params": params, "first": first, "hidden": hidden, "split": SPLIT},
+        marks=marks,
         title=TITLES[first.dataset_name],
         unlike=unlike(table, params) if table in SHOWN else [],
         missing=missing_runs(table, runs, params),

@@ -5,14 +5,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from mmnet.config.tables import TABLES, runs_of
+from mmnet.config.tables import SHOWN, TABLES, runs_of
 from mmnet.evaluate.metrics import METRICS
 from mmnet.report.tables.common import published_rows
 from mmnet.report.tables.write import write_table
-from support.results import change_scores, make_scores, params_of, table_rows
+from support.results import Bench, Floats, change_scores, make_scores, params_of, table_rows
 
 PRECISIONS = [f"Pr@{x}" for x in (0.5, 0.6, 0.7, 0.8, 0.9)]
 FALLING = ["49.00", "47.00", "45.00", "43.00", "41.00", "39.00"]
@@ -209,8 +210,8 @@ def test_csv_of_an_ablation_has_the_published_rows_and_ours(tmp_path: Path) -> N
     written(tmp_path, "table3", "paper", "seeds=[0, 1]")
     lines = text_of(tmp_path, "table3.csv").splitlines()
     for line in (
-        "table3,MMNet w/o MMP N_q=16,ResNet-50,refcoco+,testA,IoU,66.65,,published",
-        "table3,MMNet (this run) w/o MMP N_q=16,RN50,refcoco+,testA,mIoU,71.10,1,paper",
+        "table3,MMNet w/o MMP N_q=16,ResNet-50,refcoco+,testA,IoU,66.65,,published,",
+        "table3,MMNet (this run) w/o MMP N_q=16,RN50,refcoco+,testA,mIoU,71.10,1,paper,",
     ):
         assert lines.count(line) == 1, line
     assert len(lines) == 1 + 6 * 6 + 6 * 2 * len(METRICS)
@@ -222,6 +223,72 @@ def test_only_table4_of_the_paper_speaks_of_lost_check_marks(tmp_path: Path) -> 
         for suffix in ("tex", "md"):
             said = "check marks" in text_of(tmp_path / profile, f"{table}.{suffix}")
             assert said == ((profile, table) == ("paper", "table4"))
+
+
+# Marks of what the seeds do not resolve.
+
+
+RESOLVED = {"nq_1": 0.3, "nq_8_no_mmp": 0.3, "no_f_vg": 0.3}
+"""Experiments that lie far from the others, by so much."""
+
+
+def mixed(experiment: str, split: str, rows: pd.DataFrame) -> Floats:
+    ious = np.random.default_rng(0).uniform(0.2, 0.65, len(rows))
+    return ious + RESOLVED.get(experiment, 0)
+
+
+@pytest.mark.parametrize(
+    ("table", "marked"),
+    [
+        ("table2", ["32", "16", "8", "4", "2"]),
+        ("table3", ["24 ✗", "16 ✗"]),
+        ("table4", ["✓ ✗", "✗ ✗"]),
+    ],
+)
+@pytest.mark.parametrize("profile", ["mini", "paper"])
+def test_differences_that_the_seeds_do_not_resolve_are_marked(
+    table: str, marked: list[str], profile: str, tmp_path: Path
+) -> None:
+    params = params_of(profile, "seeds=[0, 1, 2]")
+    bench = Bench(tmp_path, params, mixed, images=40, trainings=0.02)
+    scores = bench.scores(table)
+    write_table(table, scores, tmp_path, params=params, rows_of=bench.path)
+    heads, *rows = table_rows(tmp_path, table)
+    column = heads.index("mIoU")
+    labels = [" ".join(row[: len(SHOWN[table])]) for row in rows]
+    assert [la for la, row in zip(labels, rows, strict=True) if "†" in row[column]] == marked
+    text = text_of(tmp_path, f"{table}.md")
+    assert "†: the 95% interval of the difference from the row" in text
+    tex = text_of(tmp_path, f"{table}.tex")
+    assert tex.count(r"}^{\dagger}$") == text.count("†") - 1
+    frame = pd.read_csv(tmp_path / f"{table}.csv", keep_default_na=False)
+    found = frame[(frame["metric"] == "mIoU") & (frame["profile"] == profile)]
+    counts = found["resolved"].value_counts()
+    references = {"table2": 1, "table3": 3, "table4": 1}[table]
+    assert counts.to_dict() == {"False": 3 * len(marked), "True": 3, "": 3 * references}
+
+
+def test_what_is_not_marked_is_explained(tmp_path: Path) -> None:
+    params = params_of("mini", "seeds=[0, 1]")
+    bench = Bench(tmp_path, params, mixed, trainings=0.02)
+    unmarked = []
+    for rows_of in (bench.path, None):
+        write_table("table2", bench.scores("table2"), tmp_path, params=params, rows_of=rows_of)
+        unmarked.append(text_of(tmp_path, "table2.md"))
+        assert set(pd.read_csv(tmp_path / "table2.csv")["resolved"].isna()) == {True}
+    assert unmarked[0] == unmarked[1]
+    assert "†" not in unmarked[0]
+    assert "not marked: that needs 3 seeds or more" in unmarked[0]
+
+    params = params_of("mini", "seeds=[0, 1, 2]", "allow_missing=true")
+    scores = make_scores(params, tmp_path / "scores", "table2")
+    write_table("table2", scores, tmp_path, params=params)
+    assert "not marked: that needs the rows per sentence" in text_of(tmp_path, "table2.md")
+    # Without a third training of the reference, nothing can be held against it.
+    write_table("table2", scores, tmp_path, params=params, rows_of=bench.path)
+    assert "not marked: no row with 3 trainings has such a reference" in text_of(
+        tmp_path, "table2.md"
+    )
 
 
 PUBLISHED = {
