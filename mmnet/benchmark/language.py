@@ -37,9 +37,8 @@ LEAN, LOOSE_LEAN = 1.25, 0.50
 WORDS = {
     "large": ("large", "big"),
     "small": ("small", "little"),
-    "dotted": ("dotted", "spotted"),
 }
-WITH = {"striped": "with stripes", "dotted": "with dots"}
+WITH = {"striped": "with stripes"}
 SIDE = {
     "left": ("on the left", "on left", "on the left side"),
     "right": ("on the right", "on right", "on the right side"),
@@ -65,8 +64,8 @@ SHAPES = GROUPS["testA"] + GROUPS["testB"]
 ATTRIBUTES = ("size", "pattern", "colour", "shape")
 KINDS = tuple(kinds for n in range(5) for kinds in combinations(ATTRIBUTES, n))
 # People seldom use more than two or three attributes, and mostly name the shape.
-WEIGHT = {0: 1.0, 1: 2.0, 2: 3.0, 3: 1.5, 4: 0.4}
-NAMELESS = 0.2
+WEIGHT = {0: 1.0, 1: 0.5, 2: 3.0, 3: 1.5, 4: 0.4}
+NAMELESS = 0.3
 
 COUNTS, COUNT_WEIGHTS = (2, 3, 4), (0.2, 0.6, 0.2)
 TRIES = 30

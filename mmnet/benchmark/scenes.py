@@ -32,8 +32,8 @@ COLOURS = {
     "purple": (150, 55, 190),
     "white": (240, 240, 240),
 }
-PATTERNS, PATTERN_WEIGHTS = ("plain", "striped", "dotted"), (0.4, 0.3, 0.3)
-RADII = {"small": (0.185, 0.2), "large": (0.285, 0.31)}  # of the image's shorter side
+PATTERNS, PATTERN_WEIGHTS = ("plain", "striped"), (0.6, 0.4)
+RADII = {"small": (0.2, 0.22), "large": (0.32, 0.35)}  # of the image's shorter side
 
 SPLITS = {"refcoco": ("train", "val", "testA", "testB"), "refcocog": ("train", "val", "test")}
 # The source of each data set's images, and whose partition into splits it has.
@@ -161,17 +161,14 @@ def paint(scene: Scene, rng: np.random.Generator) -> Image.Image:
 
 
 def _surface(thing: Thing, rng: np.random.Generator, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return the brightness of the thing: dark stripes or dots, visible at 96 pixels."""
+    """Return the brightness of the thing: dark stripes, visible at 64 pixels."""
     direction = rng.uniform(0, math.pi)
     cos, sin = math.cos(direction), math.sin(direction)
-    u, v = x * cos + y * sin, y * cos - x * sin
+    u = x * cos + y * sin
     light = 1 + 0.1 * rng.uniform(-1, 1) * u / thing.radius
     if thing.pattern == "striped":
-        pitch = 5 + 0.2 * thing.radius
+        pitch = 9 + 0.2 * thing.radius
         light[u % pitch < 0.45 * pitch] *= 0.2
-    elif thing.pattern == "dotted":
-        pitch = 5 + 0.15 * thing.radius
-        light[np.hypot(u % pitch - pitch / 2, v % pitch - pitch / 2) < 0.3 * pitch] *= 0.2
     return light
 
 

@@ -95,7 +95,7 @@ def _add_commands(
     command.add_argument("--checkpoint", type=Path, metavar="FILE", help="default: the run's own")
     add("evaluate", "Score the rows that predict wrote: mIoU, oIoU, Pr@X.", run)
     command = add("report", "Write a table: of runs' scores, of the data, of claims, of values.")
-    choices = [*TABLES, "data", "claims", "parameters"]
+    choices = [*TABLES, "readings", "data", "claims", "parameters"]
     command.add_argument("table", metavar="TABLE", choices=choices, help="%(choices)s")
     text = "of table1-4: read the scores there instead"
     command.add_argument("--from-mlflow", action="store_true", help=text)

@@ -24,6 +24,11 @@ def report(arguments: argparse.Namespace) -> None:
         from mmnet.report.claims.write import write_claims
 
         write_claims(_rows_of(paths), RESULTS, params=params)
+    elif arguments.table == "readings":
+        from mmnet.report.tables.readings import write_readings
+
+        metrics = lambda *run: paths.run(*run).metrics  # noqa: E731
+        write_readings(_rows_of(paths), metrics, RESULTS, params=params)
     elif arguments.table == "parameters":
         from mmnet.report.pages.parameters import write_parameters
 

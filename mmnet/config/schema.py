@@ -30,7 +30,7 @@ from mmnet.config.run import RUNTIME_ONLY, EvaluateConfig, ModelConfig, TrainCon
 from mmnet.runtime import portable
 from mmnet.runtime.errors import ConfigError
 
-TableName = Literal["table1", "table2", "table3", "table4"]
+TableName = Literal["table1", "table2", "table3", "table4", "readings"]
 Overrides = Annotated[dict[str, Any], Field(default_factory=dict)]
 
 
