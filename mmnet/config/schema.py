@@ -73,6 +73,20 @@ class ModelConfig(Strict):
     """The global visual feature joins the words, Eq. 8 (Table 4)."""
     relu_kernel: bool
     """ReLU on the dynamic kernels of Eq. 14, as printed; CRIS has none."""
+    unscored_masks: Literal["sum", "mean"]
+    """Without MQE: the plain sum of the masks (Table 4), or their mean, as large as with scores."""
+    estimator_residual: bool
+    """Eq. 15 scores F_q + MHSA(F_q), as Eq. 11 has it; as printed, MHSA(F_q)."""
+    vector_norm: Literal["none", "global", "all"]
+    """BatchNorm between W and ReLU: in W_tg and W_vg, or in every W on vectors, as CRIS."""
+    generator_init: Literal["torch", "glorot"]
+    """Of the query generator's W on vectors: PyTorch's, or VLT's with biases of zero."""
+    visual_query: bool
+    """Eq. 10 adds what asked, ReLU(f_vd W_vd), to the words that were read, as VLT."""
+    attention_bias: bool
+    """Biases in Eq. 12's projections, as CRIS and VLT."""
+    position_resize: Literal["antialiased", "plain"]
+    """Bicubic, of CLIP's position embeddings: with a = -0.5, as open_clip, or -0.75, as CRIS."""
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Self:
@@ -109,6 +123,8 @@ class TrainConfig(Strict):
     """torch.compile: slower to start, faster steps."""
     save_minutes: PositiveFloat
     """Between checkpoints within an epoch; each epoch ends with one too."""
+    clip_batchnorm: Literal["trained", "frozen"]
+    """frozen: CLIP's BatchNorms keep their statistics, weights and biases."""
     val_threshold: Fraction
     """As in `evaluate`, where `val` chooses the checkpoint after each epoch."""
     val_batch_size: PositiveInt
@@ -198,6 +214,15 @@ class Config(Strict):
     model: ModelConfig
     train: TrainConfig
     evaluate: EvaluateConfig
+
+    @model_validator(mode="after")
+    def _statistics_are_of_several(self) -> Self:
+        if self.model.vector_norm != "none" and part_size(self.train, self.train.processes) == 1:
+            raise ValueError(
+                "model.vector_norm needs parts of 2 items or more: batch_size / (processes x "
+                "accumulate) is 1. Change train.accumulate, or set vector_norm: none"
+            )
+        return self
 
     def training_values(self) -> dict[str, Any]:
         """Return the values that shape a training, nested as in params.yaml.

@@ -26,18 +26,26 @@ class SingleMaskDecoder(nn.Module):
 
 
 class EqualScores(nn.Module):
-    """Table 4 without MQE: every query counts once, so that masks are plainly summed."""
+    """Table 4 without MQE: every query counts once, so that masks are plainly summed.
+
+    With `mean`, 1 / N_q times: an average, as the scores make, which sums to one.
+    """
+
+    def __init__(self, *, mean: bool = False) -> None:
+        super().__init__()
+        self.mean = mean
 
     def forward(self, f_q: Tensor) -> Tensor:
-        return f_q.new_ones(f_q.shape[:2])  # (B, N_q)
+        b, n = f_q.shape[:2]
+        return f_q.new_full((b, n), 1 / n if self.mean else 1.0)  # (B, N_q)
 
 
 class PlainWords(nn.Module):
     """Table 4 without f_vg: Eq. 8 without its right factor."""
 
-    def __init__(self, *, token_width: int, width: int) -> None:
+    def __init__(self, *, token_width: int, width: int, norm: bool = False) -> None:
         super().__init__()
-        self.w_t = ReLULinear(token_width, width)
+        self.w_t = ReLULinear(token_width, width, norm=norm)
 
     def forward(self, f_t: Tensor, f_vg: Tensor) -> Tensor:
         f_tv: Tensor = self.w_t(f_t)  # (B, L, C)

@@ -25,7 +25,7 @@ from mmnet.runtime.errors import DataError, Stopped, TrainingError
 from mmnet.runtime.files import locked
 from mmnet.runtime.progress import say, track
 from mmnet.runtime.signals import Interruption, Stop, listening
-from mmnet.train.recipe import polynomial_decay
+from mmnet.train.recipe import polynomial_decay, training_mode
 from mmnet.train.run_state import (
     RunState,
     Saver,
@@ -114,7 +114,7 @@ def train_one_epoch(
         TrainingError: a batch's loss is not finite; its step and sentences are named.
         Interruption: a process was asked to stop.
     """
-    state.model.train()
+    training_mode(state.model, config.train)
     items.set_epoch(state.epoch)
     size = config.train.batch_size
     steps = len(items) // size

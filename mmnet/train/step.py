@@ -21,7 +21,7 @@ from mmnet.runtime.errors import ConfigError
 from mmnet.runtime.progress import say
 from mmnet.runtime.signals import Stop
 from mmnet.train.advice import out_of_memory
-from mmnet.train.recipe import mask_loss, parameter_groups
+from mmnet.train.recipe import mask_loss, parameter_groups, training_mode
 from mmnet.train.run_state import RunState
 
 
@@ -36,6 +36,7 @@ def autocast_type(train: TrainConfig, device: torch.device) -> torch.dtype | Non
 
 
 def start(model: MMNet, config: TrainConfig, device: torch.device) -> RunState:
+    training_mode(model, config)  # before DDP asks which parameters learn
     optimizer = torch.optim.Adam(
         parameter_groups(model, config.head_lr_multiplier), lr=config.lr, fused=True
     )

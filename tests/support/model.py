@@ -27,6 +27,13 @@ def model_config(**changes: Any) -> ModelConfig:
         "mqe": True,
         "f_vg": True,
         "relu_kernel": True,
+        "unscored_masks": "sum",
+        "estimator_residual": False,
+        "vector_norm": "none",
+        "generator_init": "torch",
+        "visual_query": False,
+        "attention_bias": False,
+        "position_resize": "antialiased",
     }
     return ModelConfig(**{**values, **changes})
 
