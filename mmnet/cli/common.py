@@ -5,7 +5,8 @@ import contextlib
 from typing import Any
 
 from mmnet.config.paths import Paths, RunPaths
-from mmnet.config.schema import Config, Params, PretrainConfig, TowerConfig, TrainConfig
+from mmnet.config.run import TrainConfig
+from mmnet.config.schema import Config, Params, PretrainConfig, TowerConfig
 from mmnet.runtime.errors import ConfigError
 from mmnet.runtime.gpus import take_for
 from mmnet.runtime.launcher import is_launched, launch

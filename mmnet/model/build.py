@@ -6,7 +6,8 @@ import torch
 from open_clip.modified_resnet import ModifiedResNet
 from torch import nn
 
-from mmnet.config.schema import ModelConfig, TowerConfig
+from mmnet.config.run import ModelConfig
+from mmnet.config.schema import TowerConfig
 from mmnet.model.ablations import EqualScores, PlainWords, SingleMaskDecoder
 from mmnet.model.backbone_resnet import ResNetBackbone
 from mmnet.model.backbone_vit import ViTBackbone

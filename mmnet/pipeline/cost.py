@@ -8,7 +8,8 @@ from tabulate import tabulate
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmnet.config.schema import ModelConfig, TowerConfig
+from mmnet.config.run import ModelConfig
+from mmnet.config.schema import TowerConfig
 from mmnet.model.build import build_model
 from mmnet.model.mmnet import MMNet
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmnet.config.schema import TrainConfig
+from mmnet.config.run import TrainConfig
 
 CLIP_PARTS = ("backbone.visual.", "text_encoder.")
 """Pre-trained; everything else learns `head_lr_multiplier` times faster (reading 10)."""

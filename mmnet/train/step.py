@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mmnet.config.schema import Config, TrainConfig, part_size
+from mmnet.config.run import TrainConfig, part_size
+from mmnet.config.schema import Config
 from mmnet.data.dataset import Item
 from mmnet.data.transforms import normalise
 from mmnet.model.clip import recompute

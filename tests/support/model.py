@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmnet.config.schema import ModelConfig, TowerConfig
+from mmnet.config.run import ModelConfig
+from mmnet.config.schema import TowerConfig
 from mmnet.model.build import build_model
 from mmnet.model.mmnet import MMNet
 
@@ -64,10 +65,10 @@ def sentences(count: int, length: int = 9) -> Tensor:
 def shaken(module: nn.Module) -> Any:
     """Make a part exact and lively: doubles, random statistics, no dropout."""
     for part in module.modules():
-        if isinstance(part, nn.BatchNorm2d | nn.LayerNorm):
+        if isinstance(part, nn.BatchNorm2d | nn.BatchNorm1d | nn.LayerNorm):
             nn.init.normal_(part.weight, 1, 0.2)
             nn.init.normal_(part.bias, 0, 0.2)
-        if isinstance(part, nn.BatchNorm2d):
+        if isinstance(part, nn.BatchNorm2d | nn.BatchNorm1d):
             nn.init.normal_(part.running_mean, 0, 0.2)
             nn.init.uniform_(part.running_var, 0.5, 1.5)
     return module.double().eval()

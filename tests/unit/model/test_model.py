@@ -43,6 +43,9 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "neither": {"mmp": False, "mqe": False},
     "no f_vg": {"f_vg": False},
     "no relu": {"relu_kernel": False},
+    "normed": {"vector_norm": "all", "generator_init": "glorot"},
+    "normed, no f_vg": {"vector_norm": "all", "f_vg": False},
+    "residuals": {"estimator_residual": True, "visual_query": True, "attention_bias": True},
     "one query": {"num_queries": 1},
 }
 
