@@ -20,7 +20,10 @@ _MODEL = (
     *("model/query_generator.py", "model/text_encoder.py"),
 )
 _ARITHMETIC = ("runtime/device.py", "runtime/portable.py")
-_PREDICTION = (*_ITEMS, "evaluate/predict.py", *_ARITHMETIC, "runtime/distributed.py")
+_PREDICTION = (
+    *(*_ITEMS, *_ARITHMETIC, "runtime/distributed.py"),
+    *("evaluate/predict.py", "evaluate/query_measures.py"),
+)
 _TRAINING = (
     *(*_PREDICTION, "evaluate/metrics.py"),
     *("train/loop.py", "train/recipe.py", "train/run_state.py", "train/step.py"),

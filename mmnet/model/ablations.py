@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from mmnet.model.layers import ReLULinear
-from mmnet.model.mask_projector import MaskProjector
+from mmnet.model.mask_projector import Made, MaskProjector
 
 # B batch, L tokens, C width, N_q queries, H3 x W3 grid at stride 16.
 
@@ -20,9 +20,14 @@ class SingleMaskDecoder(nn.Module):
         self.estimator = estimator
 
     def forward(self, f_s: Tensor, f_q: Tensor) -> Tensor:
-        s_q = self.estimator(f_q)[:, None]  # (B, 1, N_q)
-        y: Tensor = self.projector(f_s, self.projector.kernel(s_q @ f_q))
-        return y.squeeze(1)  # (B, 4 H3, 4 W3)
+        return self.make(f_s, f_q).y
+
+    def make(self, f_s: Tensor, f_q: Tensor) -> Made:
+        s_q = self.estimator(f_q)  # (B, N_q)
+        kernel = self.projector.kernel(s_q[:, None] @ f_q)  # (B, 1, 9 C_p + 1)
+        maps = self.projector.maps(f_s)
+        y = self.projector(maps, kernel).squeeze(1)  # (B, 4 H3, 4 W3)
+        return Made(y, s_q, None, maps)
 
 
 class EqualScores(nn.Module):

@@ -25,11 +25,11 @@ PARTS = {
     "mask_decoder.projector": ("mask",),
     "mask_decoder.estimator": ("S_q",),
 }
-# MMNet calls these itself, so that sentences share an image: they count for their box.
+# Called from outside their box, by what shares their result: they count for it all the same.
 CALLED_APART = {
     "neck": ("neck.laterals",),
     "query_generator": ("query_generator.dense",),
-    "mask_decoder.projector": ("mask_decoder.projector.w_p",),
+    "mask_decoder.projector": ("mask_decoder.projector.w_p", "mask_decoder.projector.conv"),
 }
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
@@ -11,16 +12,17 @@ from mmnet.config.identity import flat
 from mmnet.config.schema import Config, Params
 from mmnet.config.tables import Run
 from mmnet.data.refer import read_table
+from mmnet.evaluate.metrics import query_means
 from mmnet.report.interval import Arm, measured
 from mmnet.runtime.errors import DataError
 
-MEASURES = {
+MECHANISM = {
     "mask_spread": "spread of the masks",
     "attention_entropy": "entropy of the attention",
     "score_entropy": "entropy of the scores",
     "effective_queries": "effective number of queries",
 }
-"""Columns of rows that say how different a sentence's queries are, where there are any."""
+"""What of the queries' measures is shown beside claims about them."""
 IDS = ["split", "ref_id", "ann_id", "image_id", "sent_id"]
 RowsOf = Callable[[str, int], Path]
 """Experiment and seed → the file of the run's rows."""
@@ -40,12 +42,10 @@ class Runs:
         return measured(self.of(experiment, split), metric)
 
     def queries(self, experiment: str, split: str) -> dict[str, float]:
-        """Return the means over sentences and seeds of the `MEASURES` that all runs have."""
-        runs = self.of(experiment, split)
-        means = pd.DataFrame([rows[[*MEASURES]].mean() for rows in runs], columns=[*MEASURES])
-        return {
-            str(name): float(value) for name, value in means.mean(skipna=False).dropna().items()
-        }
+        """Return the means over sentences and seeds of `MECHANISM`, where the runs have them."""
+        means = [query_means(rows) for rows in self.of(experiment, split)]
+        known = [name for name in MECHANISM if means and all(name in found for found in means)]
+        return {name: fmean(found[name] for found in means) for name in known}
 
 
 def read_runs(runs: Iterable[Run], rows_of: RowsOf, params: Params) -> Runs:
@@ -92,7 +92,7 @@ def _read(path: Path, config: Config) -> pd.DataFrame:
         raise DataError(
             f"{path}: has no column {', '.join(sorted(lacking))}; re-run mmnet predict."
         )
-    rows = table.set_index(IDS).reindex(columns=["intersection", "union", *MEASURES]).sort_index()
+    rows = table.set_index(IDS).reindex(columns=["intersection", "union", *MECHANISM]).sort_index()
     if not rows.index.is_unique:
         twice = rows.index[rows.index.duplicated()][0][IDS.index("sent_id")]
         raise DataError(

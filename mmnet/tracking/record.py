@@ -254,10 +254,11 @@ def _points(
     found = []
     for line, at in zip(lines, times, strict=True):
         values = {"train/loss": line["loss"], "train/lr": line["lr"]}
-        values |= {metric_name("val per epoch", key): value for key, value in line["val"].items()}
+        val = flat(line["val"])
+        values |= {metric_name("val per epoch", key): value for key, value in val.items()}
         found += [Point(key, value, at, line["epoch"]) for key, value in values.items()]
     for split, values in splits.items():
-        at = modified(scores)
+        at, values = modified(scores), flat(values)
         found += [Point(metric_name(split, key), value, at, 0) for key, value in values.items()]
     return found
 

@@ -377,7 +377,9 @@ def test_eq14_matches_one_convolution_per_query(relu_kernel: bool) -> None:
     assert f_pn.shape == (B, N_Q, 9 * (C // 2) + 1)
     assert_close(f_pn, relu(reference) if relu_kernel else reference)
     assert (f_pn < 0).any() != relu_kernel
-    assert_close(projector(f_s, f_pn), one_convolution_per_query(projector, f_s, f_pn))
+    masks, maps = one_convolution_per_query(projector, f_s, f_pn), projector.maps(f_s)
+    assert_close(projector(maps, f_pn), masks)
+    assert_close(projector.masks(maps, f_pn), masks)
 
 
 @pytest.mark.parametrize("residual", [False, True])
@@ -403,13 +405,15 @@ def test_eq16_one_summed_kernel_equals_the_weighed_sum_of_masks(equal: float | N
     if equal:
         decoder.estimator = EqualScores(mean=equal < 1)
     f_s, f_q = rand(B, N, C), rand(B, N_Q, C)
-    masks, s_q = decoder.masks(f_s, f_q)
-    kernels = decoder.projector.kernel(f_q)
+    y, s_q, kernels, maps = decoder.make(f_s, f_q)
+    masks = decoder.projector.masks(maps, kernels)
+    assert_close(kernels, decoder.projector.kernel(f_q))
     assert_close(masks, one_convolution_per_query(decoder.projector, f_s, kernels))
     if equal:
         assert_close(s_q, torch.full_like(s_q, equal))
     reference = sum(s_q[:, n, None, None] * masks[:, n] for n in range(N_Q))
-    assert_close(decoder(f_s, f_q), reference)
+    assert_close(y, reference)
+    assert torch.equal(decoder(f_s, f_q), y)
 
 
 def test_without_mmp_queries_are_summed_before_the_kernel() -> None:
@@ -421,6 +425,6 @@ def test_without_mmp_queries_are_summed_before_the_kernel() -> None:
     reference = one_convolution_per_query(decoder.projector, f_s, f_pn)[:, 0]
     assert_close(decoder(f_s, f_q), reference)
     # Its queries have no masks of their own, of which y would be the sum.
-    assert not hasattr(decoder, "masks")
+    assert decoder.make(f_s, f_q).kernels is None
     with_mmp = MaskDecoder(projector=decoder.projector, estimator=decoder.estimator)
     assert not torch.allclose(with_mmp(f_s, f_q), reference)

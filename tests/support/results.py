@@ -14,7 +14,7 @@ from mmnet.config.load import load_params
 from mmnet.config.paths import Paths
 from mmnet.config.schema import Params
 from mmnet.config.tables import TABLES, experiments_of, runs_of, shown_run
-from mmnet.evaluate.metrics import METRICS, score_run
+from mmnet.evaluate.metrics import MEASURES, METRICS, score_run
 from mmnet.evaluate.selection import KINDS
 from mmnet.report.claims.statements import ROWS, wanted_runs
 from mmnet.report.claims.write import write_claims
@@ -144,8 +144,8 @@ def made_up(queries: int) -> tuple[dict[str, Any], dict[str, Any]]:
         **{"profile": "paper", "experiment": "nq_24", "seed": 0, "dataset": "refcoco+"},
         **{"split": "testA", "backbone": "RN50", "num_queries": queries, "threshold": 0.35},
         **{"sentence": " ".join(words), "words": words, "iou": 0.5, "rule": "A rule."},
-        **{"mask_iou": 0.5, "attention_cosine": 0.5, "sentences": 5726},
-        **{"mean_mask_iou": 0.5, "mean_attention_cosine": 0.5},
+        **{"sentences": 5726, "queries": dict.fromkeys(MEASURES, 0.25)},
+        "mean_queries": dict.fromkeys(MEASURES, 0.00032),
     }
     masks = draw.normal(0, 900, (queries, 40, 60))
     arrays = {

@@ -23,7 +23,7 @@ from mmnet.report.claims.evidence import (
 from mmnet.report.claims.statements import CLAIMS, Claim, wanted_runs
 from mmnet.report.interval import LEVEL
 from mmnet.report.render import render
-from mmnet.report.rows import MEASURES, RowsOf, Runs, read_runs
+from mmnet.report.rows import MECHANISM, RowsOf, Runs, read_runs
 from mmnet.report.tables.common import TITLES
 from mmnet.report.tables.typeset import pipe_table
 from mmnet.runtime.errors import DataError
@@ -105,7 +105,7 @@ def _markdown(about: Values, claims: list[Values]) -> str:
         alpha=f"{1 - LEVEL:.2f}",
         min_images=MIN_IMAGES,
         claims=claims,
-        measures=MEASURES,
+        measures=MECHANISM,
         notes=list(dict.fromkeys(note for claim in claims for note in claim["differ_besides"])),
     )
 

@@ -13,8 +13,10 @@ import pandas as pd
 import pytest
 
 from mmnet.cli.parser import main
+from mmnet.evaluate.metrics import MEASURES
 from mmnet.report.claims.evidence import combined, differences, published_difference, verdict_of
 from mmnet.report.claims.statements import CLAIMS, ROWS, Part, wanted_runs
+from mmnet.report.rows import MECHANISM
 from support.results import Bench, Floats, Values, noise, params_of, published
 from support.tiny import ROOT
 
@@ -307,6 +309,7 @@ def test_an_estimate_is_the_mean_over_the_seeds(tmp_path: Path) -> None:
 
 def test_claims_about_queries_say_how_different_the_queries_are(tmp_path: Path) -> None:
     bench = Bench(tmp_path, params_of("mini", "seeds=[0, 1]"), as_published)
+    assert {*MECHANISM} <= {*MEASURES}
     assert all(claim["mechanism"] == {} for claim in bench.write().values())
     assert "Mechanism" not in bench.markdown()
     for seed in (0, 1):

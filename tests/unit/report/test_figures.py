@@ -19,7 +19,7 @@ from scipy import stats
 from mmnet.cli.parser import main
 from mmnet.config.paths import Paths
 from mmnet.config.schema import Params
-from mmnet.evaluate.metrics import score
+from mmnet.evaluate.metrics import MEASURES, score
 from mmnet.evaluate.selection import KINDS
 from mmnet.report.figures.drawing import SMALL, WIDTH, style, wrap
 from mmnet.report.figures.figure4 import SHOWN, bands, figure4, write_figure4
@@ -251,7 +251,8 @@ def test_figure6_draws_the_queries_by_falling_score() -> None:
             panel.images[0].get_array(), 1 / (1 + np.exp(-logits)), atol=1e-9
         )
     said = " ".join(" ".join(texts_of(figure)).split())
-    assert f"{about['mask_iou']:.3f}; over all {about['sentences']:,}" in said
+    assert said.count("0.25 (0.00032)") == len(MEASURES)
+    assert f"all {about['sentences']:,} sentences" in said
     assert about["rule"] in said
 
 
