@@ -19,12 +19,12 @@ MIN_SEEDS = 3
 """With fewer, an interval is about the trainings that there are, not about methods."""
 
 TABLES: tuple[TableName, ...] = get_args(TableName)
-SWITCHES = ("num_queries", "mmp", "mqe", "f_vg")
+SWITCHES = ("num_queries", "mmp", "mqe", "f_vg", "unscored_masks")
 """Keys of `model` that tell a row of Tables 2-4."""
 SHOWN = {
     "table2": ("num_queries",),
     "table3": ("num_queries", "mmp"),
-    "table4": ("f_vg", "mqe"),
+    "table4": ("f_vg", "mqe", "unscored_masks"),
 }
 """Those that a table shows; in the others its rows must agree."""
 TITLES = {
@@ -33,6 +33,12 @@ TITLES = {
     "table3": "Table 3: Multi-Mask Projector",
     "table4": "Table 4: f_vg and MQE",
 }
+
+
+def is_ours_alone(table: str, config: Config) -> bool:
+    """Whether the paper's table has no such row: without MQE, the mean of the masks, not a sum."""
+    model = config.model
+    return table == "table4" and not model.mqe and model.unscored_masks == "mean"
 
 
 def experiments_of(table: str, params: Params) -> list[str]:
