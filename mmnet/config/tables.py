@@ -20,12 +20,12 @@ MIN_SEEDS = 3
 
 TABLES: tuple[TableName, ...] = ("table1", "table2", "table3", "table4")
 """The paper's."""
-SWITCHES = ("num_queries", "mmp", "mqe", "f_vg")
+SWITCHES = ("num_queries", "mmp", "mqe", "f_vg", "unscored_masks")
 """Keys of `model` that tell a row of Tables 2-4."""
 SHOWN = {
     "table2": ("num_queries",),
     "table3": ("num_queries", "mmp"),
-    "table4": ("f_vg", "mqe"),
+    "table4": ("f_vg", "mqe", "unscored_masks"),
 }
 """Those that a table shows; in the others its rows must agree."""
 TITLES = {
@@ -35,6 +35,12 @@ TITLES = {
     "table4": "Table 4: f_vg and MQE",
     "readings": "Table R: open readings",
 }
+
+
+def is_ours_alone(table: str, config: Config) -> bool:
+    """Whether the paper's table has no such row: without MQE, the mean of the masks, not a sum."""
+    model = config.model
+    return table == "table4" and not model.mqe and model.unscored_masks == "mean"
 
 
 def experiments_of(table: str, params: Params) -> list[str]:

@@ -5,7 +5,7 @@ from importlib import resources
 import pandas as pd
 
 from mmnet.config.schema import Config, Params
-from mmnet.config.tables import SHOWN, SPLIT, configs_of, runs_of, unlike
+from mmnet.config.tables import SHOWN, SPLIT, configs_of, is_ours_alone, runs_of, unlike
 from mmnet.evaluate.metrics import METRICS
 from mmnet.report.render import render
 from mmnet.report.tables.marks import PAPER_QUERIES
@@ -50,6 +50,7 @@ def method(table: str, config: Config) -> str:
     model = config.model
     switches = {"MMP": model.mmp, "f_vg": model.f_vg, "MQE": model.mqe}
     off = " and ".join(part for part, on in switches.items() if not on)
+    off += " (mean of the masks)" * is_ours_alone(table, config)
     queries = model.num_queries
     implied = table == "table4" and queries == PAPER_QUERIES
     return f"MMNet{f' w/o {off}' if off else ''}{'' if implied else f' N_q={queries}'}"
@@ -85,6 +86,7 @@ def caption(
         "caption",
         **{"table": table, "params": params, "first": first, "hidden": hidden, "split": SPLIT},
         marks=marks,
+        has_mean=any(is_ours_alone(table, config) for config in configs_of(table, params)),
         title=TITLES[first.dataset_name],
         unlike=unlike(table, params) if table in SHOWN else [],
         missing=missing_runs(table, runs, params),

@@ -1,6 +1,7 @@
 """Table R: what each of the paper's open readings is worth, changed alone against the default."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
@@ -160,8 +161,8 @@ def _table(frame: pd.DataFrame, base: Config, params: Params) -> Table:
     )
 
 
-def _measure(value: object) -> str:
-    return "--" if pd.isna(value) else f"{value:.3f}"
+def _measure(value: float) -> str:
+    return "--" if math.isnan(value) else f"{value:.3f}"
 
 
 def _shown(value: object) -> str:

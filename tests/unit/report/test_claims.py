@@ -84,6 +84,7 @@ def test_every_claim_of_the_paper_is_there() -> None:
         "mmp_helps_at_every_number": (3, here),
         "mmp_helps": (1, here),
         "mqe_helps": (1, here),
+        "mqe_helps_beyond_the_mean": (1, here),
         "f_vg_helps": (1, here),
         "both_help": (1, here),
         "vit_l_beats_vit_b": (8, everywhere),
@@ -122,7 +123,9 @@ def test_published_differences_are_the_papers() -> None:
     published = {c.name: [published_difference(part) for part in c.parts] for c in CLAIMS}
 
     def points(name: str) -> list[float]:
-        return [round(difference["points"] or 0, 2) for _, _, difference in published[name]]
+        return [
+            round(difference["points"] or 0, 2) for *_, difference in published[name] if difference
+        ]
 
     assert points("queries_help") == [2.72]
     assert published["queries_help"][0][2]["percent"] == pytest.approx(4.158, abs=0.001)
@@ -131,6 +134,7 @@ def test_published_differences_are_the_papers() -> None:
     assert points("mmp_helps_at_every_number") == [1.32, 0.94, 0.76]
     assert points("mmp_helps") == [1.01]
     assert points("mqe_helps") + points("f_vg_helps") + points("both_help") == [0.82, 1.45, 1.97]
+    assert points("mqe_helps_beyond_the_mean") == []
     assert points("vit_l_beats_vit_b") == [3.27, 3.43, 4.35, 4.39, 4.40, 3.04, 4.65, 5.07]
     # On RefCOCO+ val the best of the others is CRIS, not LAVT as the text has it.
     assert [rival for rival, _, _ in published["vit_b_beats_others"]] == [
@@ -197,7 +201,7 @@ def test_each_claim_gets_the_verdict_its_rows_were_made_for(
             assert low < estimate < high
             assert part["corrected_interval"][0] <= low
             assert high <= part["corrected_interval"][1]
-            if values is as_published:
+            if values is as_published and part["published"]:
                 assert part["estimate"]["points"] == pytest.approx(part["published"]["points"])
     text = bench.markdown()
     assert f"**{verdict}**" in text
@@ -275,14 +279,18 @@ def test_fewer_than_three_seeds_decide_nothing_about_methods(
 
 
 def test_what_trainings_differ_by_is_no_evidence_about_methods(tmp_path: Path) -> None:
-    """Each run is off its method by 5 points: on its images, seed 0 is far better or worse."""
+    """Each run is off its method by 5 points: on its images, seed 0 is far better or worse.
+
+    The methods themselves differ by less, as published, but for one that is made up.
+    """
+    left_out = {*AGAINST_OTHERS, "mqe_helps_beyond_the_mean"}
     verdicts = {}
     for trainings in (0.0, 0.05):
         params = params_of("mini", SEEDS)
         bench = Bench(tmp_path / str(trainings), params, as_published, trainings=trainings)
         verdicts[trainings] = {name: c["verdict"] for name, c in bench.write().items()}
-    assert {v for n, v in verdicts[0.0].items() if n not in AGAINST_OTHERS} == {"supported"}
-    assert {v for n, v in verdicts[0.05].items() if n not in AGAINST_OTHERS} == {"undecided"}
+    assert {v for n, v in verdicts[0.0].items() if n not in left_out} == {"supported"}
+    assert {v for n, v in verdicts[0.05].items() if n not in left_out} == {"undecided"}
 
 
 def test_an_estimate_is_the_mean_over_the_seeds(tmp_path: Path) -> None:
@@ -342,7 +350,7 @@ def test_the_report_names_profile_seeds_and_method_and_quotes_the_paper(
     assert (procedural in text) == (procedural in about["about"]) == (profile == "mini")
     assert "runs differ" not in text
     for claim in CLAIMS:
-        assert f"- {claim.where}: {claim.quote}\n" in text
+        assert (f"- {claim.where}: {claim.quote}\n" in text) == bool(claim.quote)
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert {line.count("|") for line in lines} == {8}
     # Heads, rule, one line a claim, one a part of those with several.

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mmnet.config.tables import SHOWN, TABLES, runs_of
+from mmnet.config.tables import TABLES, runs_of
 from mmnet.evaluate.metrics import METRICS
 from mmnet.report.tables.common import published_rows
 from mmnet.report.tables.write import write_table
@@ -118,10 +118,10 @@ def test_mini_shows_ours_alone_and_the_caption_says_so(table: str, tmp_path: Pat
 # Tables 2-4.
 
 
-def test_tables_2_to_4_are_of_13_runs() -> None:
+def test_tables_2_to_4_are_of_13_runs_and_one_of_ours() -> None:
     runs = [runs_of(table, params_of("paper")) for table in TABLES[1:]]
-    assert [len(of_table) for of_table in runs] == [7, 6, 4]
-    assert len({run for of_table in runs for run in of_table}) == 13
+    assert [len(of_table) for of_table in runs] == [7, 6, 5]
+    assert len({run for of_table in runs for run in of_table}) == 14
 
 
 def test_table2_has_a_row_per_number_of_queries(tmp_path: Path) -> None:
@@ -158,11 +158,25 @@ def test_table4_has_a_row_per_switch(tmp_path: Path) -> None:
         ["f_vg", "MQE", "mIoU"],
         ["✓", "✓", "51.00"],
         ["✓", "✗", "56.00"],
-        ["✗", "✓", "61.00"],
-        ["✗", "✗", "66.00"],
+        ["✗", "✓", "66.00"],
+        ["✗", "✗", "71.00"],
+        ["✓", "✗, mean", "61.00"],
     ]
     assert ", N_q = 24, 3 epochs" in text_of(tmp_path, "table4.md")
     assert ", $N_q$ = 24, 3 epochs" in text_of(tmp_path, "table4.tex")
+
+
+def test_the_mean_of_the_masks_is_a_row_of_ours_below_the_papers(tmp_path: Path) -> None:
+    rows = written(tmp_path, "table4", "paper")
+    assert [row[2] for row in rows[1:]] == ["ours", "published", "difference"] * 4 + ["ours"]
+    assert rows[-1][:4] == ["✓", "✗, mean", "ours", "61.00"]
+    tex = text_of(tmp_path, "table4.tex")
+    assert tex.index(r"\midrule", tex.index("difference")) < tex.index(r"$\times$, mean & ours")
+    assert "The last row is ours" in text_of(tmp_path, "table4.md")
+    csv = text_of(tmp_path, "table4.csv")
+    assert "MMNet (this run) w/o MQE (mean of the masks),RN50,refcoco+,testA,mIoU,61.00" in csv
+    written(tmp_path, "table2", "paper")
+    assert "is ours" not in text_of(tmp_path, "table2.md")
 
 
 def test_a_row_is_identified_by_its_switches_not_by_its_name(tmp_path: Path) -> None:
@@ -242,7 +256,7 @@ def mixed(experiment: str, split: str, rows: pd.DataFrame) -> Floats:
     [
         ("table2", ["32", "16", "8", "4", "2"]),
         ("table3", ["24 ✗", "16 ✗"]),
-        ("table4", ["✓ ✗", "✗ ✗"]),
+        ("table4", ["✓ ✗", "✗ ✗", "✓ ✗, mean"]),
     ],
 )
 @pytest.mark.parametrize("profile", ["mini", "paper"])
@@ -255,7 +269,7 @@ def test_differences_that_the_seeds_do_not_resolve_are_marked(
     write_table(table, scores, tmp_path, params=params, rows_of=bench.path)
     heads, *rows = table_rows(tmp_path, table)
     column = heads.index("mIoU")
-    labels = [" ".join(row[: len(SHOWN[table])]) for row in rows]
+    labels = [" ".join(row[: 1 if table == "table2" else 2]) for row in rows]
     assert [la for la, row in zip(labels, rows, strict=True) if "†" in row[column]] == marked
     text = text_of(tmp_path, f"{table}.md")
     assert "†: the 95% interval of the difference from the row" in text
@@ -331,6 +345,7 @@ def test_every_published_row_stands_below_one_of_ours(table: str, tmp_path: Path
 
 def test_rows_that_the_paper_lacks_have_dashes_for_its_numbers(tmp_path: Path) -> None:
     switches = {"nq_24": "", "no_mqe": ", mqe: false", "no_f_vg": ", f_vg: false"}
+    switches["no_mqe_mean"] = ", mqe: false, unscored_masks: mean"
     switches["no_mqe_no_f_vg"] = ", mqe: false, f_vg: false"
     another = [
         f"experiments.{name}.model={{num_queries: 5{off}}}" for name, off in switches.items()
