@@ -67,6 +67,23 @@ KINDS = tuple(kinds for n in range(5) for kinds in combinations(ATTRIBUTES, n))
 WEIGHT = {0: 1.0, 1: 0.5, 2: 3.0, 3: 1.5, 4: 0.4}
 NAMELESS = 0.3
 
+COLOURS = {
+    "red": (215, 45, 40),
+    "green": (50, 165, 60),
+    "blue": (45, 85, 225),
+    "yellow": (240, 210, 45),
+    "purple": (150, 55, 190),
+    "white": (240, 240, 240),
+}
+"""Word -> red, green, blue."""
+KIND_OF = {
+    **dict.fromkeys(("large", "big", "small", "little"), "size"),
+    **dict.fromkeys(("plain", "striped", "stripes"), "pattern"),
+    **dict.fromkeys(COLOURS, "colour"),
+    **dict.fromkeys(SHAPES, "shape"),
+}
+"""Word -> the attribute that it names."""
+
 COUNTS, COUNT_WEIGHTS = (2, 3, 4), (0.2, 0.6, 0.2)
 TRIES = 30
 
@@ -144,6 +161,20 @@ class Speaker:
                     }
                 )
         return refs
+
+    def key_word(self, target: Thing, sentence: str) -> tuple[str, str] | None:
+        """Return the word that alone would name the target, and the one beside it that would not.
+
+        Of RefCOCO+'s sentences with two attributes; None of all others. 'blue triangle' has the key
+        word 'blue' among triangles, and 'triangle' among blue things (the paper's Figure 1b).
+        """
+        words = {KIND_OF[word]: word for word in sentence.split() if word in KIND_OF}
+        alone = [kind for kind in words if len(self.phrases[target][(kind,)]) == 1]
+        if len(words) != 2 or len(alone) != 1:
+            return None
+        (key,) = alone
+        (other,) = words.keys() - {key}
+        return words[key], words[other]
 
     def sentences(self, dataset: str, target: Thing) -> list[str]:
         """Return 2 to 4 different sentences that name `target` if there are as many, or none."""

@@ -19,7 +19,8 @@ def report(arguments: argparse.Namespace) -> None:
         from mmnet.report.pages.data import write_data_report
 
         tables = [paths.table(name) for name in params.active.datasets]
-        write_data_report(tables, RESULTS, params=params)
+        key_words = paths.key_words if params.active.shapes else None
+        write_data_report(tables, RESULTS, params=params, key_words=key_words)
     elif arguments.table == "claims":
         from mmnet.report.claims.write import write_claims
 

@@ -55,7 +55,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "tables": _REPORT,
     "claims": (*_REPORT, "report/claims/*"),
     "figures": (*_REPORT, "report/figures/*", "evaluate/pictures.py"),
-    "pages": (*_REPORT, "report/claims/*", "report/pages/*"),
+    "pages": (*_REPORT, "benchmark/language.py", "report/claims/*", "report/pages/*"),
 }
 """Rule -> files below `mmnet/`; `*` is all of a folder."""
 

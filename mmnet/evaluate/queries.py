@@ -3,6 +3,7 @@
 import functools
 from typing import Any
 
+import pandas as pd
 import torch
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
@@ -16,8 +17,9 @@ from mmnet.evaluate.examples import about_run, items_of, write_arrays
 from mmnet.evaluate.metrics import iou, query_means
 from mmnet.evaluate.predict import load_model
 from mmnet.evaluate.selection import QUERY_RULE, choose_sentence, read_rows
-from mmnet.model.mmnet import MMNet
+from mmnet.model.mmnet import ImageFeatures, MMNet
 from mmnet.runtime.errors import ConfigError
+from mmnet.runtime.progress import track
 
 
 def write_queries(config: Config, paths: Paths, *, device: torch.device) -> None:
@@ -44,17 +46,52 @@ def write_queries(config: Config, paths: Paths, *, device: torch.device) -> None
     chosen = scored[scored["sent_id"] == sent_id]
     row: Any = next(chosen.itertuples(index=False))
     words, arrays = read_sentence(model, items, sent_id, device)
+    key_words = None
+    if config.dataset_name == "refcoco+" and paths.key_words.is_file():
+        key_words = read_key_words(model, items, pd.read_csv(paths.key_words), device)
     about = {
         **about_run(config),
         **{"sent_id": sent_id, "sentence": row.sentence, "iou": float(row.iou)},
         **{"rule": QUERY_RULE, "words": words, "sentences": len(rows)},
         **{"queries": query_means(chosen), "mean_queries": query_means(rows)},
+        "key_words": key_words,
     }
     arrays |= {
         "image": read_image(paths.images / row.file),
         "truth": read_mask(row.counts, row.height, row.width),
     }
     write_arrays(run.queries, about, {key: value.numpy() for key, value in arrays.items()})
+
+
+@torch.inference_mode()
+def read_key_words(
+    model: MMNet, items: EvaluationItems, key_words: pd.DataFrame, device: torch.device
+) -> dict[str, float]:
+    """Return the mean attention to the word that names the object, and to the one beside it.
+
+    Of the items' sentences that the procedural benchmark lists: the mean over the queries, and the
+    query that reads each word most. Equal means: the queries do not know which word matters here.
+    """
+    keys = key_words.set_index("sent_id")
+    found: list[list[float]] = []
+    for number in track(range(len(items)), name="key words", total=len(items), unit="batches"):
+        batch = items[number]
+        places = [i for i, sent_id in enumerate(batch.rows["sent_id"]) if sent_id in keys.index]
+        if not places:
+            continue
+        features = model.eval().encode_image(normalise(batch.images.to(device)))
+        of_image = batch.image_of_sentence[places].to(device)
+        tokens = batch.tokens[places]
+        per_sentence = ImageFeatures(*(feature[of_image] for feature in features))
+        attention = model.decode(per_sentence, tokens.to(device))[2].float().cpu()
+        for place, of_sentence in zip(places, attention, strict=True):
+            words, merged = merge_words(batch.tokens[place], of_sentence)
+            line = keys.loc[batch.rows["sent_id"].iloc[place]]
+            read = [merged[:, words.index(line[which])] for which in ("key", "other")]
+            found.append([float(x) for x in (*map(torch.mean, read), *map(torch.max, read))])
+    means = torch.tensor(found).reshape(-1, 4).mean(0).tolist()
+    names = ("key", "other", "most_key", "most_other")
+    return {"sentences": float(len(found)), **dict(zip(names, means, strict=True))}
 
 
 @torch.inference_mode()

@@ -4,6 +4,7 @@ if PROFILE.shapes:
         output:
             archives=[PATHS.mirror / f"{name}.zip" for name in PROFILE.archives],
             checksums=PATHS.mirror / "SHA256SUMS",
+            key_words=PATHS.key_words,
         log:
             LOGS / "draw_shapes.log",
         conda:

@@ -57,6 +57,7 @@ if runs_of("readings", PARAMS):
 rule write_data_report:
     input:
         [PATHS.table(name) for name in DATASETS],
+        [PATHS.key_words] if PROFILE.shapes else [],
     output:
         [RESULTS / f"data.{suffix}" for suffix in ("csv", "md")],
         report(

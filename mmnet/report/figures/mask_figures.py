@@ -168,6 +168,7 @@ def _differences(about: dict[str, Any], scores: Any) -> list[str]:
         pair = [about[key].get(name) for key in ("queries", "mean_queries")]
         return "undefined" if None in pair else "{:.2g} ({:.2g})".format(*pair)
 
+    keys = about.get("key_words") or {}
     return [
         "How different the queries are; in brackets, on average over all "
         f"{about['sentences']:,} sentences of {about['split']}.",
@@ -178,6 +179,14 @@ def _differences(about: dict[str, Any], scores: Any) -> list[str]:
         f"{said('attention_entropy')}.",
         f"Scores: entropy / ln N_q {said('score_entropy')}; the largest is "
         f"{scores.max() / max(scores.min(), 1e-30):.6g} times the least.",
+        *(
+            [
+                "Attention to the word that alone names the object {key:.2f}, to the one beside it "
+                "{other:.2f} ({sentences:,.0f} sentences of two attributes).".format(**keys)
+            ]
+            if keys
+            else []
+        ),
     ]
 
 
