@@ -19,7 +19,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 
-from mmnet.benchmark.language import COLOURS, GROUPS, SHAPES, Record, Speaker, Thing
+from mmnet.benchmark.language import Record, Speaker, Thing
+from mmnet.benchmark.words import COLOURS, GROUPS, SHAPES
 from mmnet.runtime.errors import DataError
 from mmnet.runtime.files import atomic_write, checksum
 
@@ -249,7 +250,7 @@ def write_mirror(
                 said = speaker.refs(dataset, split, new, refs[dataset][-1:])
                 refs[dataset] += said
                 if dataset == "refcoco+":
-                    key_words += _key_words(speaker, said, first_id=new[0]["id"])
+                    key_words += speaker.key_words(said, first_id=new[0]["id"])
     for dataset, (source, partition) in DATASETS.items():
         instances = {**HEADER, "images": photos[source], "annotations": annotations[source]}
         pickled = pickle.dumps(refs[dataset], protocol=2)
@@ -261,19 +262,6 @@ def write_mirror(
     with atomic_write(folder / "SHA256SUMS") as sums:
         for name in sorted(f"{name}.zip" for name in ("train2014", *DATASETS)):
             sums.write(f"{checksum(folder / name)}  {name}\n")
-
-
-def _key_words(speaker: Speaker, refs: list[Record], first_id: int) -> list[str]:
-    """Return a line of key_words.csv for each sentence that has one (`Speaker.key_word`)."""
-    lines = []
-    for ref in refs:
-        target = speaker.things[ref["ann_id"] - first_id]
-        for sentence in ref["sentences"]:
-            if found := speaker.key_word(target, sentence["sent"]):
-                lines.append(
-                    f"{sentence['sent_id']},{ref['split']},{sentence['sent']},{','.join(found)}"
-                )
-    return lines
 
 
 def annotate(scene: Scene, image_id: int, first_id: int) -> list[Record]:

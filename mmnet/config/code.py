@@ -37,7 +37,7 @@ _REPORT = (
 )
 
 RULES: dict[str, tuple[str, ...]] = {
-    "draw_scenes": ("benchmark/language.py", "benchmark/scenes.py", "runtime/portable.py"),
+    "draw_scenes": ("benchmark/*", "runtime/portable.py"),
     "prepare": ("data/prepare.py", "data/refer.py", "data/tokenizer.py", "data/unpack.py"),
     "pretrain": (
         *(*_ITEMS, "model/clip.py", *_ARITHMETIC),
@@ -55,7 +55,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "tables": _REPORT,
     "claims": (*_REPORT, "report/claims/*"),
     "figures": (*_REPORT, "report/figures/*", "evaluate/pictures.py"),
-    "pages": (*_REPORT, "benchmark/language.py", "report/claims/*", "report/pages/*"),
+    "pages": (*_REPORT, "benchmark/words.py", "report/claims/*", "report/pages/*"),
 }
 """Rule -> files below `mmnet/`; `*` is all of a folder."""
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mmnet.benchmark.language import KIND_OF
+from mmnet.benchmark.words import KIND_OF
 from mmnet.config.schema import Params
 from mmnet.data.refer import read_table
 from mmnet.report.render import render
