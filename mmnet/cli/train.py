@@ -30,7 +30,7 @@ def pretrain(arguments: argparse.Namespace) -> None:
 
 
 def train(arguments: argparse.Namespace) -> int | None:
-    from mmnet.tracking.live import recorded
+    from mmnet.tracking.live import Recording
     from mmnet.tracking.provenance import check_clean
     from mmnet.train.loop import fit
 
@@ -44,7 +44,7 @@ def train(arguments: argparse.Namespace) -> int | None:
     with computing(arguments.device, config.train) as device, contextlib.ExitStack() as recording:
         if params.mlflow.enabled and identity:  # of several processes, the first records
             tables = rows_of_run(config, params)
-            recording.enter_context(recorded(config, run, identity, tables, device))
+            recording.enter_context(Recording(config, run, identity, tables, device))
         fit(config, identity, inputs=inputs, run=run, device=device)
     return None
 
