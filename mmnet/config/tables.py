@@ -36,12 +36,6 @@ def experiments_of(table: str, params: Params) -> list[str]:
     return [name for name, experiment in params.experiments.items() if table in experiment.tables]
 
 
-def rows_of_run(config: Config, params: Params) -> dict[str, str]:
-    """Return a run's row in each table that it serves."""
-    tables = params.experiments[config.experiment].tables
-    return {table: row_of(table, config) for table in tables}
-
-
 def runs_of(table: str, params: Params) -> list[Run]:
     """Return a table's runs, in the order of params.yaml."""
     return [(name, seed) for name in experiments_of(table, params) for seed in params.seeds]

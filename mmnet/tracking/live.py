@@ -6,13 +6,13 @@ sends them. What that cannot send, `mmnet mlflow-sync` sends later.
 
 import contextlib
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mmnet.config.identity import Identity
 from mmnet.config.paths import Paths, RunPaths
 from mmnet.config.schema import Config, Params
-from mmnet.config.tables import rows_of_run
 from mmnet.runtime.errors import MMNetError, Stopped, TrackingError
 from mmnet.runtime.files import read_json
 from mmnet.runtime.progress import say
@@ -34,7 +34,7 @@ class Recording(contextlib.AbstractContextManager[None]):
         config: Config,
         run: RunPaths,
         identity: Identity,
-        tables: dict[str, str],
+        tables: Sequence[str],
         device: Any,
     ) -> None:
         self.run, self.identity, self.tables = run, identity, tables
@@ -94,7 +94,7 @@ class Recording(contextlib.AbstractContextManager[None]):
         return run_id
 
 
-def send(run: RunPaths, tables: dict[str, str]) -> None:
+def send(run: RunPaths, tables: Sequence[str]) -> None:
     """Send what MLflow lacks of a published run; what goes wrong is one line."""
     try:
         Store(run.root).send(read(run, published(run), tables))
@@ -113,9 +113,8 @@ def sync_all(paths: Paths, folders: list[Path], params: Params) -> Store:
     runs = [_run_in(folder, trainings) for folder in folders] or sorted(trainings, key=str)
     store, problem = Store(paths.root), None
     for run in runs:
-        tables = None
-        if run.experiment in params.experiments:
-            tables = rows_of_run(params.resolve(run.experiment, int(run.seed)), params)
+        experiment = params.experiments.get(run.experiment)
+        tables = experiment.tables if experiment else None
         try:
             records = [read(run, identity, tables) for identity in trainings[run] or (None,)]
         except TrackingError as error:

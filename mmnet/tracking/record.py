@@ -6,6 +6,7 @@
 import hashlib
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -64,49 +65,21 @@ def published(run: RunPaths) -> Identity | None:
 def read(
     run: RunPaths,
     identity: Identity | None,
-    tables: dict[str, str] | None,
+    tables: Sequence[str] | None,
     status: Status | None = None,
 ) -> Record:
     """Return all that MLflow shall hold of a training, as far as its files have it.
 
-    `tables` has the rows that it is, by table; None: unknown. `status` is how a training of this
-    process stands, which has no scores yet.
+    `tables` are those that it serves; None: unknown. `status` is how a training of this process
+    stands, which has no scores yet.
 
     Raises:
         TrackingError: files are missing or damaged.
     """
     try:
         if identity is None:
-            raise ValueError(f"{run.identity.name} says no training")
-        work, is_published = run.work(identity), published(run) == identity
-        record = read_json(work.record)
-        metrics = run.metrics if is_published and not work.metrics.is_file() else work.metrics
-        text = metrics.read_text(encoding="utf-8") if metrics.is_file() else ""
-        now = modified(metrics) if text else record.get("started") or modified(work.about)
-        scores = read_json(run.scores) if is_published and status is None else {}
-        if not flat(identity.values).items() <= flat(scores.get("config", {})).items():
-            scores = {}  # of another training, until `mmnet evaluate` replaces them
-        config = yaml.safe_dump(record.get("config") or identity.values, sort_keys=False)
-        artifacts = {"config.yaml": config.encode(), "metrics.jsonl": text.encode()}
-        if scores:
-            files = [path for path in (run.scores, run.predictions) if path.is_file()]
-            names = {run.scores: "scores.json", run.predictions: "predictions.png"}
-            artifacts |= {names[path]: path.read_bytes() for path in files}
-        if work.finished.is_file():
-            status = "FINISHED"
-        elif status is None and is_locked(work.folder):
-            status = "RUNNING"
-        return Record(
-            name=run.name,
-            profile=run.profile,
-            status=status or ("FINISHED" if is_published else "KILLED"),
-            started=record.get("started", now),
-            ended=modified(work.finished) if work.finished.is_file() else now,
-            params={key: str(value) for key, value in flat(identity.values).items()},
-            tags=_tags(run, identity, record, scores, is_published) | _table_tags(tables),
-            points=_points(text, now) + _score_points(scores, run.scores),
-            artifacts={name: content for name, content in artifacts.items() if content},
-        )
+            raise ValueError(f"{run.identity.name} names no training")
+        return _read(run, identity, tables, status)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise TrackingError(
@@ -114,36 +87,57 @@ def read(
         ) from error
 
 
-def metric_name(split: str, metric: str) -> str:
-    """Return a metric's name in MLflow, which has no @."""
-    return f"{split}/{metric.replace('@', '_')}"
-
-
 def modified(path: Path) -> int:
     """Return a file's time in milliseconds."""
     return int(1000 * path.stat().st_mtime)
 
 
-def _points(metrics: str, now: int) -> list[Point]:
-    """Return the epochs' values; those that MLflow has keep the time that it has."""
-    found = []
+def _read(
+    run: RunPaths, identity: Identity, tables: Sequence[str] | None, status: Status | None
+) -> Record:
+    work, is_published = run.work(identity), published(run) == identity
+    record = read_json(work.record)
+    metrics = run.metrics if is_published and not work.metrics.is_file() else work.metrics
+    text = metrics.read_text(encoding="utf-8") if metrics.is_file() else ""
+    now = modified(metrics) if text else record.get("started") or modified(work.about)
+    scores = read_json(run.scores) if is_published and status is None else {}
+    if not flat(identity.values).items() <= flat(scores.get("config", {})).items():
+        scores = {}  # of another training, until `mmnet evaluate` replaces them
+    config = yaml.safe_dump(record.get("config") or identity.values, sort_keys=False)
+    artifacts = {"config.yaml": config.encode(), "metrics.jsonl": text.encode()}
+    if scores:
+        artifacts["scores.json"] = run.scores.read_bytes()
+        if run.predictions.is_file():
+            artifacts["predictions.png"] = run.predictions.read_bytes()
+    if work.finished.is_file():
+        status = "FINISHED"
+    elif status is None and is_locked(work.folder):
+        status = "RUNNING"
+    return Record(
+        name=run.name,
+        profile=run.profile,
+        status=status or ("FINISHED" if is_published else "KILLED"),
+        started=record.get("started", now),
+        ended=modified(work.finished) if work.finished.is_file() else now,
+        params={key: str(value) for key, value in flat(identity.values).items()},
+        tags=_tags(run, identity, record, scores, tables),
+        points=_points(text, now, scores.get("splits", {}), modified(run.scores) if scores else 0),
+        artifacts={name: content for name, content in artifacts.items() if content},
+    )
+
+
+def _points(metrics: str, now: int, splits: dict[str, Any], scored: int) -> list[Point]:
+    """Return the values of epochs and of scores; those that MLflow has keep the time it has."""
+    groups: list[tuple[str, dict[str, float], int, int]] = []
     for line in map(json.loads, metrics.splitlines()):
-        values = {"train/loss": line["loss"], "train/lr": line["lr"]}
-        values |= {metric_name("val per epoch", key): value for key, value in line["val"].items()}
-        found += [(key, value, now, line["epoch"]) for key, value in values.items()]
-    return found
-
-
-def _score_points(scores: dict[str, Any], path: Path) -> list[Point]:
+        groups.append(("train", {key: line[key] for key in ("loss", "lr")}, now, line["epoch"]))
+        groups.append(("val per epoch", line["val"], now, line["epoch"]))
+    groups += [(split, values, scored, 0) for split, values in splits.items()]
     return [
-        (metric_name(split, key), value, modified(path), 0)
-        for split, values in scores.get("splits", {}).items()
+        (f"{group}/{key}".replace("@", "_"), value, at, step)  # MLflow's names have no @
+        for group, values, at, step in groups
         for key, value in values.items()
     ]
-
-
-def _table_tags(tables: dict[str, str] | None) -> dict[str, str]:
-    return {} if tables is None else {"tables": ", ".join(tables) or "none", **tables}
 
 
 def _tags(
@@ -151,7 +145,7 @@ def _tags(
     identity: Identity,
     record: dict[str, Any],
     scores: dict[str, Any],
-    is_published: bool,
+    tables: Sequence[str] | None,
 ) -> dict[str, str]:
     values, work = identity.values, run.work(identity)
     tower = record.get("config", values)["tower"]
@@ -165,6 +159,8 @@ def _tags(
         **{f"data.{key}": value or "none" for key, value in identity.data.items()},
         "code": hashlib.sha256(json.dumps(identity.code, sort_keys=True).encode()).hexdigest(),
     }
+    if tables is not None:
+        tags["tables"] = ", ".join(tables) or "none"
     if scores:  # as parameters, another evaluation could not replace them
         evaluate = flat({"evaluate": scores["config"]["evaluate"]})
         tags |= {key: str(value) for key, value in evaluate.items()}
@@ -177,7 +173,7 @@ def _tags(
     about = read_json(work.about if work.about.is_file() else run.identity)
     if accepted := about.get("accepted"):  # trained with other values or code than these
         tags["accepted"] = "; ".join(text for past in accepted for text in past["differences"])
-    if is_published and run.checkpoint.is_file():
+    if published(run) == identity and run.checkpoint.is_file():
         tags["checkpoint.path"] = str(run.checkpoint)
         tags["checkpoint.sha256"] = checksum(run.checkpoint)
     return tags

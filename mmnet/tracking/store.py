@@ -85,15 +85,13 @@ class Store:
             which = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
             with self.lock:
                 found = self.client.search_runs([experiment], which, ViewType.ALL)
-                is_new = not found
-                if is_new:
+                if not found:
                     new = self.client.create_run(experiment, record.started, tags, record.name)
             run = min(found or [new], key=lambda run: run.info.lifecycle_stage)  # active first
             if run.info.lifecycle_stage == "deleted":
                 return None, "deleted in MLflow; `mlflow runs restore` brings it back"
             news = self._log(run, record) + self._log_artifacts(run, record.artifacts)
-            report = (", ".join(news) or "nothing new") + " (a new run)" * is_new
-            return run.info.run_id, report
+            return run.info.run_id, ", ".join(news) or "nothing new"
 
     def experiment(self, profile: str) -> str:
         """Return the id of a profile's experiment, which is created if it does not exist."""
@@ -234,7 +232,7 @@ def one_line(uri: str) -> Iterator[None]:
         text = " ".join(f"{getattr(error, 'error_code', '')} {error}".split())
         known = [REASONS[k] for k in REASONS if re.search(k, f"{type(error).__name__} {text}")]
         reason = known[0] if known else text.partition(" [SQL")[0][:300].strip(" .")
-        raise TrackingError(f"{shown(uri)}: {reason}, then run `mmnet mlflow-sync`.") from error
+        raise TrackingError(f"{shown(uri)}: {reason}. Then run `mmnet mlflow-sync`.") from error
 
 
 def _views() -> dict[str, str]:
@@ -243,17 +241,13 @@ def _views() -> dict[str, str]:
     MLflow has no call for these; its page writes them so.
     """
     now, tags = int(1000 * time.time()), {}
+    scores = [f"metrics.`{split}/mIoU`" for split in ("val", "testA", "testB", "test")]
     for table, title in TITLES.items():
         columns = [f"params.`model.{switch}`" for switch in SHOWN.get(table, ())]
         columns = columns or ["tags.`dataset`", "tags.`backbone`"]
-        splits = ["val", "testA", "testB", "test"]
-        state = {
-            "searchFilter": f"tags.tables ILIKE '%{table}%'",
-            "orderByKey": columns[0],
-            "orderByAsc": True,
-            "selectedColumns": columns + [f"metrics.`{split}/mIoU`" for split in splits],
-        }
-        view = {"name": title, "createdAt": now, "updatedAt": now, "state": json.dumps(state)}
+        order = {"orderByKey": columns[0], "orderByAsc": True, "selectedColumns": columns + scores}
+        state = json.dumps({"searchFilter": f"tags.tables ILIKE '%{table}%'", **order})
+        view = {"name": title, "createdAt": now, "updatedAt": now, "state": state}
         tags[f"mlflow.sharedViewState.{table}"] = json.dumps(view)
     return tags
 

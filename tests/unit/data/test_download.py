@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import stat
 import subprocess
 import sys
 import time
@@ -107,27 +106,14 @@ def test_a_file_is_copied_from_a_path(tmp_path: Path) -> None:
     assert original.read_bytes() == CONTENT
 
 
-def test_a_redirected_mirror_serves(mirror: Mirror, tmp_path: Path) -> None:
-    target = mirror.serves(part_of(CONTENT, 2000), whole)
-    fetch(pinned(mirror.serves(status(302, Location=target), at="/moved")), tmp_path / "a.zip")
-    assert_fetched(tmp_path / "a.zip")
-    assert mirror.starts() == [0, 2000]
-
-
-@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
-def test_it_is_on_the_disk_before_it_has_its_name_and_as_readable_as_the_umask_says(
-    umask: int, mode: int, mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_it_is_on_the_disk_before_it_has_its_name(
+    mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, synced = tmp_path / "a.zip", []
     real = os.fsync
     monkeypatch.setattr(os, "fsync", lambda file: (synced.append(path.exists()), real(file)))
-    before = os.umask(umask)
-    try:
-        fetch(pinned(mirror.serves(whole)), path)
-    finally:
-        os.umask(before)
+    fetch(pinned(mirror.serves(whole)), path)
     assert synced == [False]
-    assert stat.S_IMODE(path.stat().st_mode) == mode
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ import torch
 from mmnet.cli.parser import main
 from mmnet.config.identity import flat, training_identity
 from mmnet.config.paths import RunPaths
-from mmnet.config.tables import rows_of_run
 from mmnet.runtime.errors import Stopped
 from mmnet.runtime.files import write_json
 from mmnet.tracking import live
@@ -123,13 +122,13 @@ def test_a_server_that_hangs_holds_up_neither_training_nor_the_end_of_the_proces
         identity = training_identity(config, inputs_of(tiny))
         with (
             pytest.raises(Stopped),
-            live.Recording(config, run_of(config), identity, {}, CPU),
+            live.Recording(config, run_of(config), identity, [], CPU),
         ):
             raise Stopped("stopped by SIGTERM", signal.SIGTERM)
         assert said(capsys) == []
 
         text = seeded(tiny, 2).model_dump_json()
-        done = python(f"{RECORD}\nlive.WAIT = 0.1\nrecord({text!r}, {{}}, epochs=0)")
+        done = python(f"{RECORD}\nlive.WAIT = 0.1\nrecord({text!r}, [], epochs=0)")
     assert (done.returncode, done.stdout) == (0, "")
     assert len(done.stderr.splitlines()) == 1
     for thread in threading.enumerate():
@@ -178,7 +177,6 @@ def test_a_run_from_training_to_scores_is_recorded_with_all_that_tells_it(
         "backbone": "mini ViT-B",
         "seed": "0",
         "tables": "table1",
-        "table1": "mini ViT-B on refcoco",
         "version.torch": torch.__version__,
         "checkpoint.path": str(run.checkpoint),
         "evaluate.threshold": str(tiny.config.evaluate.threshold),
@@ -241,7 +239,6 @@ def test_eight_processes_at_once_on_a_fresh_database_lose_nothing(
     tiny: Tiny, project: Path
 ) -> None:
     configs = [seeded(tiny, seed).model_dump_json() for seed in range(8)]
-    tables = rows_of_run(tiny.config, tiny.params)
     script = f"""
 live.silence_mlflow()
 live.WAIT = 1000
@@ -249,7 +246,7 @@ children = []
 for text in {configs!r}:
     children.append(os.fork())
     if not children[-1]:
-        record(text, {tables!r}, epochs=2)
+        record(text, ["table1"], epochs=2)
         os._exit(0)
 assert [os.waitpid(child, 0)[1] for child in children] == [0] * 8
 """

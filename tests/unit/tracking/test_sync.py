@@ -165,7 +165,7 @@ def test_a_database_that_cannot_be_used_is_one_line_and_stays_as_it_is(
     assert str(database) in line
     assert "move it away" in line
     assert database.read_bytes() == b"no database " * 1000
-    live.send(run, {})  # as `evaluate`, which has its results
+    live.send(run, [])  # as `evaluate`, which has its results
     assert len(said(capsys)) == 1
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///other.db")
