@@ -83,7 +83,12 @@ def test_a_training_whose_process_is_gone_is_killed_not_running(tiny: Tiny, proj
         assert [run.info.status for run in runs_in(store, "tags.seed = '0'")] == ["RUNNING"]
     work.folder.with_name(f".{work.folder.name}.lock").touch()  # which a killed process leaves
     sync(tiny)
-    assert [run.info.status for run in runs_in(store, "tags.seed = '0'")] == ["KILLED"]
+    (killed,) = runs_in(store, "tags.seed = '0'")
+    assert killed.info.status == "KILLED"
+    # Its process knew better.
+    store.client.set_terminated(killed.info.run_id, "FAILED")
+    sync(tiny)
+    assert [run.info.status for run in runs_in(store, "tags.seed = '0'")] == ["FAILED"]
 
 
 def test_runs_may_be_a_link_and_repository_and_database_may_move(
