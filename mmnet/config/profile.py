@@ -76,6 +76,8 @@ class SourceConfig(Strict):
     def _one_checksum(self) -> Self:
         if sum(value is not None for value in (self.sha256, self.md5, self.checksums)) != 1:
             raise ValueError("needs exactly one of sha256, md5, checksums")
+        if self.bytes is None and any(url.startswith("http") for url in self.urls):
+            raise ValueError("needs bytes, the size of the file that http(s) addresses have")
         return self
 
 

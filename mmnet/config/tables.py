@@ -47,19 +47,6 @@ def experiments_of(table: str, params: Params) -> list[str]:
     return [name for name, experiment in params.experiments.items() if table in experiment.tables]
 
 
-def rows_of_run(config: Config, params: Params) -> list[dict[str, str]]:
-    """Return the tables that a run serves: name, title, row, and the switches that tell rows."""
-    return [
-        {
-            "name": table,
-            "title": TITLES[table],
-            "row": row_of(table, config),
-            "shown": " ".join(SHOWN.get(table, ())),
-        }
-        for table in params.experiments[config.experiment].tables
-    ]
-
-
 def runs_of(table: str, params: Params) -> list[Run]:
     """Return a table's runs, in the order of params.yaml."""
     return [(name, seed) for name in experiments_of(table, params) for seed in params.seeds]

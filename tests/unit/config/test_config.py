@@ -163,6 +163,7 @@ def test_where_nothing_is_near_the_known_names_are_listed() -> None:
         ("archives.refcoco.md5=x", "md5 is 'x'"),
         ("archives.refcoco.sha256=" + "a" * 64, "exactly one of sha256, md5"),
         ("archives.refcoco.urls=[ftp://x/y]", "archives.refcoco.urls.0 is"),
+        ("archives.refcoco.urls=['http://x/y']", "needs bytes"),
         ("data.train2014=''", "data.train2014 is ''"),
         ("data.train2015=/x", "data.train2015 is 'train2015'"),
         ("pretrain=null", "['vit_b', 'vit_l', 'rn50']"),
