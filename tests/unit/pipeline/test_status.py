@@ -28,7 +28,7 @@ from support.tiny import Tiny
 RUN, OTHER = "refcoco_vit_b", "refcoco_vit_l"
 LR = "profiles.mini.train.lr=0.003"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
-CHANGED = "train.lr 0.0002 -> 0.003"
+CHANGED = "train.lr 0.0005 -> 0.003"
 THREE = "profiles.mini.train.epochs=3"
 
 

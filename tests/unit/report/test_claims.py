@@ -364,7 +364,7 @@ def test_the_report_names_profile_seeds_and_method_and_quotes_the_paper(
 def test_what_else_differs_is_said(tmp_path: Path) -> None:
     bench = Bench(tmp_path, params_of("mini", "experiments.no_mqe.train={epochs: 2}"), as_published)
     found = bench.write()
-    note = "nq_24 and no_mqe in train.epochs (3, 2)"
+    note = "nq_24 and no_mqe in train.epochs (10, 2)"
     assert found["mqe_helps"]["differ_besides"] == [note]
     assert found["f_vg_helps"]["differ_besides"] == []
     assert f"these runs differ:\n\n- {note}\n" in bench.markdown()

@@ -162,7 +162,7 @@ def test_table4_has_a_row_per_switch(tmp_path: Path) -> None:
         ["✗", "✗", "71.00"],
         ["✓", "✗, mean", "61.00"],
     ]
-    assert ", N_q = 24, 3 epochs" in text_of(tmp_path, "table4.md")
+    assert ", N_q = 24, 10 epochs" in text_of(tmp_path, "table4.md")
     assert ", $N_q$ = 24, 3 epochs" in text_of(tmp_path, "table4.tex")
 
 
@@ -371,7 +371,7 @@ def test_what_else_differs_between_rows_is_in_the_caption(tmp_path: Path) -> Non
     written(tmp_path, "table2", "mini", "experiments.nq_8.train={epochs: 9, workers: 0}")
     text = text_of(tmp_path, "table2.md")
     assert text.count(" has ") == 1
-    assert "nq_8 has train.epochs 9, nq_32 3" in text
+    assert "nq_8 has train.epochs 9, nq_32 10" in text
     runs = runs_of("table2", params_of("mini"))
     written(tmp_path, "table2", "mini", *(f"experiments.{n}.model.mqe=false" for n, _ in runs))
     assert "without MQE" in text_of(tmp_path, "table2.md")
