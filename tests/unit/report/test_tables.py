@@ -163,7 +163,7 @@ def test_table4_has_a_row_per_switch(tmp_path: Path) -> None:
         ["✓", "✗, mean", "61.00"],
     ]
     assert ", N_q = 24, 10 epochs" in text_of(tmp_path, "table4.md")
-    assert ", $N_q$ = 24, 3 epochs" in text_of(tmp_path, "table4.tex")
+    assert ", $N_q$ = 24, 10 epochs" in text_of(tmp_path, "table4.tex")
 
 
 def test_the_mean_of_the_masks_is_a_row_of_ours_below_the_papers(tmp_path: Path) -> None:
