@@ -70,12 +70,13 @@ def bands(rows_of: RowsOf | None, params: Params) -> Bands:
     queries = {config.model.num_queries: config.experiment for config in configs_of(TABLE, params)}
     there = [n for n, name in sorted(queries.items()) if len(runs.of(name, SPLIT)) >= MIN_SEEDS]
     base = min(queries)
-    found: Bands = {metric: {} for metric in SHOWN}
-    for metric, (n, *more) in ((metric, there) for metric in SHOWN if base in there):
+    if base not in there:
+        return {}
+    found: Bands = {}
+    for metric in SHOWN:
         arms = {n: runs.arm(queries[n], SPLIT, metric) for n in there}
-        found[metric] = {base: (0.0, 0.0)} | {
-            n: difference([(1.0, arms[n]), (-1.0, arms[base])]).interval() for n in more
-        }
+        gained = {n: difference([(1.0, arms[n]), (-1.0, arms[base])]) for n in there[1:]}
+        found[metric] = {base: (0.0, 0.0)} | {n: gain.interval() for n, gain in gained.items()}
     return found
 
 
@@ -129,12 +130,12 @@ def _note(ours: pd.DataFrame, base: int, runs: list[Scores], params: Params, ban
         f"{params.profile} ({params.active.label}), "
         f"{f'means of seeds {seeds}' if len(params.seeds) > 1 else f'seed {seeds}'}."
     )
-    if any(bands.values()):
+    if bands:
         text += f" Band: {LEVEL:.0%} interval of the gain, over other images and other trainings."
     elif len(params.seeds) < MIN_SEEDS:
         text += f" No band: how far trainings differ takes {MIN_SEEDS} seeds or more."
     else:
-        text += " No band: it takes the rows per sentence, which are not here."
+        text += f" No band: it takes rows per sentence of {MIN_SEEDS} trainings, not here."
     if params.active.shapes is not None:
         text += " Not comparable with published numbers."
     if missing := missing_runs(TABLE, runs, params):

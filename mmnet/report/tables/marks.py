@@ -11,6 +11,11 @@ from mmnet.report.rows import RowsOf, read_runs
 PAPER_QUERIES = 24
 """N_q of the paper's Table 4, whose rows do not name it, and of its best row of Table 2."""
 MARK = "†"
+REFERENCES = {
+    "table2": f"the row of N_q = {PAPER_QUERIES}",
+    "table3": "the row with MMP of the same N_q",
+    "table4": "the row with both",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,13 +55,6 @@ def marks(table: str, rows_of: RowsOf | None, params: Params) -> Marks:
         note=f"{MARK}: the {LEVEL:.0%} interval of the difference from {REFERENCES[table]}, over "
         "other images and other trainings, includes zero.",
     )
-
-
-REFERENCES = {
-    "table2": f"the row of N_q = {PAPER_QUERIES}",
-    "table3": "the row with MMP of the same N_q",
-    "table4": "the row with both",
-}
 
 
 def _is_reference(table: str, config: Config, of: Config) -> bool:

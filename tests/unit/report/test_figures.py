@@ -154,7 +154,7 @@ def rows_at(bench: Bench, queries: int, seed: int) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize(
-    ("seeds", "reason"), [("[0]", "3 seeds or more"), ("[0, 1, 2]", "rows per sentence")]
+    ("seeds", "reason"), [("[0]", "3 seeds or more"), ("[0, 1, 2]", "rows per sentence of 3")]
 )
 def test_figure4_says_why_it_has_no_band(seeds: str, reason: str, tmp_path: Path) -> None:
     params = params_of("mini", f"seeds={seeds}")
