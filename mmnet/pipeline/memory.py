@@ -20,9 +20,12 @@ class Activations(NamedTuple):
 
 
 def activations(config: Config) -> Activations:
-    """Count what autograd would keep of one item and of two, without computing anything."""
-    one, two = (_kept(config, items) for items in (1, 2))
-    return Activations(max(0, 2 * one - two), two - one)
+    """Count what autograd would keep of two items and of three, without computing anything.
+
+    BatchNorm on vectors refuses one.
+    """
+    two, three = (_kept(config, items) for items in (2, 3))
+    return Activations(max(0, 3 * two - 2 * three), three - two)
 
 
 def _kept(config: Config, items: int) -> int:

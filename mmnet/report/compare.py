@@ -7,6 +7,7 @@ from statistics import mean, stdev
 from typing import NamedTuple
 
 import pandas as pd
+from scipy.special import stdtrit
 
 from mmnet.config.tables import TABLES
 from mmnet.evaluate.metrics import METRICS
@@ -16,8 +17,6 @@ from mmnet.runtime.errors import DataError
 CELL = ["method", "backbone", "dataset", "split", "metric"]
 SHOWN = {"table1": (HEADLINE, SECOND)}
 """Metrics that a table shows, where those are not all."""
-STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-"""Student's t at 97.5 %, of 1 to 9 degrees of freedom; more count as 9."""
 ROUNDING = 0.01
 """Of a difference of two numbers of two digits, in points."""
 
@@ -131,7 +130,7 @@ def half_width(reference: list[float], seeds: int) -> float:
     count = len(reference)
     if count < 2:
         return 0.0
-    quantile = STUDENT[min(count - 1, len(STUDENT)) - 1]
+    quantile = float(stdtrit(count - 1, 0.975))
     return quantile * stdev(reference) * sqrt(1 / seeds + 1 / count)
 
 

@@ -71,15 +71,19 @@ def test_memory_is_that_of_a_part_on_one_gpu(cheap: list[Any]) -> None:
     assert line[-3:] == ["8", "20.2 MB", "4.0 MB"]
 
 
+@pytest.mark.parametrize("norm", ["none", "all"])
 @pytest.mark.parametrize("changes", [{}, {"precision": "amp"}, {"checkpoint_activations": True}])
-def test_activations_are_those_that_autograd_keeps(tiny: Tiny, changes: dict[str, Any]) -> None:
+def test_activations_are_those_that_autograd_keeps(
+    tiny: Tiny, changes: dict[str, Any], norm: str
+) -> None:
     train = tiny.config.train.model_copy(update=changes)
-    config = tiny.config.model_copy(update={"train": train})
+    model_config = tiny.config.model.model_copy(update={"vector_norm": norm})
+    config = tiny.config.model_copy(update={"train": train, "model": model_config})
     model = build_model(config.model, config.tower, weights=None).train()
     recompute(model, config.train.checkpoint_activations)
     weights = {tensor.untyped_storage().data_ptr() for tensor in model.state_dict().values()}
     counted = []
-    for items in (1, 3):
+    for items in (2, 4):
         kept: dict[int, tuple[int, Any]] = {}
 
         def keep(tensor: torch.Tensor, kept: dict[int, tuple[int, Any]] = kept) -> torch.Tensor:
@@ -99,7 +103,7 @@ def test_activations_are_those_that_autograd_keeps(tiny: Tiny, changes: dict[str
     kept_by_estimate = activations(config)
     per_item = (counted[1] - counted[0]) / 2
     assert kept_by_estimate.per_item == pytest.approx(per_item, rel=0.05)
-    assert kept_by_estimate.fixed == pytest.approx(counted[0] - per_item, rel=0.1, abs=20_000)
+    assert kept_by_estimate.fixed == pytest.approx(counted[0] - 2 * per_item, rel=0.1, abs=20_000)
 
 
 def test_totals_add_up_over_experiments_and_seeds(cheap: list[Any]) -> None:
