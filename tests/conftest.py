@@ -16,7 +16,6 @@ from mmnet.benchmark.scenes import write_mirror
 from mmnet.config.load import load_params
 from mmnet.data.download import fetch
 from mmnet.data.prepare import prepare_table, unpack_images
-from support.training import fit
 
 # The same examples each time, however slow the machine.
 settings.register_profile("mmnet", deadline=None, derandomize=True, max_examples=30)
@@ -56,6 +55,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 @pytest.fixture(scope="session")
 def undisturbed(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which the tiny training was run once, from its start to its end."""
+    from support.training import fit  # PyTorch, for those tests alone that train
+
     folder = tmp_path_factory.mktemp("undisturbed")
     fit(tiny, folder)
     return folder

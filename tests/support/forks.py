@@ -2,22 +2,38 @@
 
 import os
 import socket
+import sys
 import traceback
 from collections.abc import Callable
+from typing import Any, TextIO
 
 
-def forked(act: Callable[[], object], **environment: str) -> int:
+def forked(
+    act: Callable[[], object],
+    *,
+    stdout: TextIO | None = None,
+    stderr: TextIO | None = None,
+    **environment: str,
+) -> int:
     """Start a process that does one thing and ends; return its id."""
     pid = os.fork()
     if pid == 0:
-        code = 1
+        code: Any = 1
         try:
             os.environ.update(environment)
+            for number, file in ((1, stdout), (2, stderr)):
+                if file is not None:
+                    os.dup2(file.fileno(), number)
+            sys.stdout, sys.stderr = stdout or sys.stdout, stderr or sys.stderr
             act()
             code = 0
+        except SystemExit as stop:
+            code = stop.code or 0
         except BaseException:
             traceback.print_exc()
         finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
             os._exit(code)
     return pid
 

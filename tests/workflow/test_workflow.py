@@ -178,32 +178,9 @@ def test_slurm_is_asked_for_what_params_say(clone: Path, tmp_path: Path) -> None
 # Runs.
 
 
-def test_all_is_left_whole_and_a_renamed_run_takes_the_finished_training(
-    finished: Path, tmp_path: Path
-) -> None:
+def test_all_is_left_whole(finished: Path) -> None:
     assert not list(finished.glob("**/last.pt"))
     assert not list(finished.glob("**/*.tmp"))
-    clone = shutil.copytree(finished, tmp_path / "clone", symlinks=True)
-    with edited_params(clone) as params:
-        params["experiments"]["renamed"] = params["experiments"].pop("refcoco_vit_b")
-    before = progress_of(clone)
-    assert len(before) == 2
-    run = snakemake(clone, "--cores", "1", "runs/mini/renamed/seed0/checkpoint.pt", TABLE1)
-    assert run.returncode == 0, run.stderr
-    assert progress_of(clone) == before
-    for name in ("checkpoint.pt", "metrics.jsonl"):
-        old, new = (
-            clone / "runs/mini" / run / "seed0" / name for run in ("refcoco_vit_b", "renamed")
-        )
-        assert old.read_bytes() == new.read_bytes()
-    assert (clone / TABLE1).read_bytes() == (finished / TABLE1).read_bytes()
-    assert planned(snakemake(clone, "-n", TABLE1)) == {}
-
-
-def progress_of(folder: Path) -> dict[Path, int]:
-    """When each training last made progress."""
-    files = folder.glob("runs/mini/work/*/progress.json")
-    return {path: path.stat().st_mtime_ns for path in files}
 
 
 def test_jobs_use_overrides_wherever_they_are_given(tmp_path: Path) -> None:
@@ -228,7 +205,6 @@ def test_an_archive_is_verified_and_never_fetched_again_or_deleted(tmp_path: Pat
         source["sha256"] = hashlib.sha256(b"right").hexdigest()
         params["profiles"]["mini"]["shapes"] = None
     fetch = (folder, "--cores", "1", "--forceall", "data/mini/archives/refcoco.zip.sha256")
-    assert str(archive.relative_to(folder)) in refused(snakemake(*fetch))
     archive.parent.mkdir(parents=True, exist_ok=True)
     archive.write_bytes(b"wrong")
     assert source["sha256"] in refused(snakemake(*fetch))
