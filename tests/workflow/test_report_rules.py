@@ -10,7 +10,7 @@ from mmnet.config.tables import TABLES
 from support.project import copy_project, planned, snakemake
 from support.results import make_scores, params_of
 
-pytestmark = pytest.mark.xdist_group("workflow")
+pytestmark = pytest.mark.xdist_group("report")
 
 ALLOWED = ("--config", "allow_missing=true")
 
