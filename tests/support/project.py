@@ -27,7 +27,7 @@ TINY: dict[str, Any] = {
     },
     "model": {"image_size": 64, "width": 16, "channels": [16, 16, 16], "num_queries": 2},
     "train": {"epochs": 1, "batch_size": 4},
-    "pretrain": {"steps": 2, "batch_size": 8},
+    "pretrain": {"steps": 2, "batch_size": 8, "captions": ["refcoco"]},
 }
 BARE_PATH = os.pathsep.join([str(Path(sys.executable).parent), "/usr/bin", "/bin"])
 """A PATH without conda."""
@@ -48,8 +48,10 @@ def copy_project(folder: Path, *, tiny: bool = True) -> Path:
     with edited_params(folder) as params:
         params["mlflow"]["enabled"] = False
         if tiny:
+            mini = params["profiles"]["mini"]
             for section, values in TINY.items():
-                params["profiles"]["mini"][section].update(values)
+                mini[section].update(values)
+            del mini["datasets"]["refcoco+"], mini["archives"]["refcoco+"]
             params["experiments"] = {
                 name: params["experiments"][name] for name in ("refcoco_vit_b", "refcocog_vit_b")
             }

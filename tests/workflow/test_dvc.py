@@ -256,7 +256,7 @@ def test_one_table_is_recorded_and_adopted_without_the_others(work: Path, tmp_pa
     (work / "dvc.lock").unlink()
     (work / "results" / "curves.csv").unlink()
     with edited_params(work) as params:  # of Table 2: not trained, its tower not there
-        more = {"dataset": "refcoco+", "tower": "rn50", "tables": ["table2"]}
+        more = {"dataset": "refcoco", "tower": "rn50", "tables": ["table2"]}
         params["experiments"]["nq_1"] = {**more, "model": {"num_queries": 1}}
     made = tool(work, "mmnet", "record")
     assert made.returncode == 0, made.stderr
