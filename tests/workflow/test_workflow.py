@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 import snakemake.api  # its parser cannot be imported first
@@ -29,7 +30,7 @@ from support.project import (
     snakemake,
     trainings,
 )
-from support.tiny import ROOT
+from support.tiny import ROOT, Tiny
 
 pytestmark = pytest.mark.xdist_group("workflow")  # the finished clone is made once
 RULES = [ROOT / "Snakefile", *sorted((ROOT / "workflow" / "rules").glob("*.smk"))]
@@ -214,6 +215,31 @@ def test_an_archive_is_verified_and_never_fetched_again_or_deleted(tmp_path: Pat
     assert result.returncode == 0, result.stderr
     assert archive.stat().st_mtime_ns == before
     assert archive.read_bytes() == b"right"
+
+
+def test_copies_of_ones_own_are_read_where_they_lie(tiny: Tiny, tmp_path: Path) -> None:
+    folder, own = copy_project(tmp_path / "project"), tmp_path / "own"
+    for name in ("refcoco", "train2014"):
+        with ZipFile(tiny.archives[name]) as archive:
+            archive.extractall(own)
+    shutil.copy(tiny.archives["refcocog"], own)
+    zipped = own / "refcocog.zip"
+    with edited_params(folder) as params:
+        mini = params["profiles"]["mini"]
+        mini["data"] = {"refcoco": f"{own}/refcoco", "refcocog": str(zipped)}
+        mini["data"]["train2014"] = str(own)  # the folder around train2014/
+        sha256 = hashlib.sha256(zipped.read_bytes()).hexdigest()
+        mini["archives"]["refcocog"] = {"urls": ["http://127.0.0.1:9/dead.zip"], "sha256": sha256}
+    before = {path: path.stat().st_mtime_ns for path in own.rglob("*")}
+    result = snakemake(folder, "--cores", "2", "data/mini/images.tsv")
+    assert result.returncode == 0, result.stderr
+    data = folder / "data" / "mini"
+    assert {path.name for path in data.iterdir()} >= {"refcoco.parquet", "refcocog.parquet"}
+    assert not {"archives", "mirror"} & {path.name for path in data.iterdir()}
+    images = list((data / "images").iterdir())
+    assert images
+    assert all(image.resolve().is_relative_to(own) for image in images)
+    assert before == {path: path.stat().st_mtime_ns for path in own.rglob("*")}
 
 
 STAND_IN = """#!{python}
