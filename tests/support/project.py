@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,7 @@ def snakemake(folder: Path, *arguments: str, path: str | None = None) -> Any:
     def act() -> None:
         for name in [name for name in sys.modules if name.partition(".")[0] == "mmnet"]:
             del sys.modules[name]
+        warnings.resetwarnings()  # to pytest they are errors
         os.chdir(folder)
         main(["--use-conda", *arguments])
 
