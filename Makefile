@@ -20,7 +20,7 @@ COMPILE = $(UV) pip compile pyproject.toml --python-version 3.11 --universal --g
 	--no-emit-index-url --no-header --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help all report table1 ui test lint format lock clean
+.PHONY: help all readings report table1 ui test lint format lock clean
 # Two targets at once would install into one environment at once.
 .NOTPARALLEL:
 
@@ -29,9 +29,13 @@ help: ## list the targets
 
 table1: $(INSTALLED) ## install what is locked, then train, evaluate and write results/table1.*
 	$(SNAKEMAKE) results/table1.tex
+	@$(RUN) python -m mmnet compare || true
 
 all: $(INSTALLED) ## all tables, figures and claims, and, where LaTeX is, results/paper.pdf
 	$(SNAKEMAKE)
+
+readings: $(INSTALLED) ## Table R: what each open reading is worth, over 3 seeds, in results/readings.*
+	$(SNAKEMAKE) --configfile params.yaml workflow/readings.yaml -- results/readings.tex
 
 report: all ## results/report.html: all of it, with parameters and run times, in one page
 	$(RUN) snakemake --use-conda --report results/report.html

@@ -9,6 +9,12 @@ from support.tiny import ROOT, TINY, Tiny
 # Threads would only wait for one another on tensors this small; children inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from mmnet.runtime import portable
+
+# As the commands do for mini, before anything imports torch or NumPy.
+if portable.is_supported():
+    portable.use()
+
 import pytest
 from hypothesis import settings
 

@@ -26,6 +26,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from mmnet.benchmark.words import GROUPS, KIND_OF, MIDDLE, RELATION, SHAPES, SIDE, WITH, WORDS
+
 T = TypeVar("T")
 
 MARGIN = 0.12
@@ -34,39 +36,15 @@ INNER, OUTER = 0.12, 0.22
 RISE, LOOSE_RISE = 0.20, 0.06
 LEAN, LOOSE_LEAN = 1.25, 0.50
 
-WORDS = {
-    "large": ("large", "big"),
-    "small": ("small", "little"),
-    "dotted": ("dotted", "spotted"),
-}
-WITH = {"striped": "with stripes", "dotted": "with dots"}
-SIDE = {
-    "left": ("on the left", "on left", "on the left side"),
-    "right": ("on the right", "on right", "on the right side"),
-    "top": ("at the top", "at top"),
-    "bottom": ("at the bottom", "at bottom"),
-}
-MIDDLE = ("in the middle", "in middle", "in the center")
-RELATION = {
-    "left": ("to the left of", "on the left of"),
-    "right": ("to the right of", "on the right of"),
-    "top": ("above",),
-    "bottom": ("below",),
-}
-
 Kinds = tuple[str, ...]
 Record = dict[str, Any]
-
-# testA refers to the first group, testB to the second.
-GROUPS = {"testA": ("circle", "square", "triangle"), "testB": ("star", "cross", "ring")}
-SHAPES = GROUPS["testA"] + GROUPS["testB"]
 
 # What a noun phrase names: any subset of the attributes; () is 'one'.
 ATTRIBUTES = ("size", "pattern", "colour", "shape")
 KINDS = tuple(kinds for n in range(5) for kinds in combinations(ATTRIBUTES, n))
 # People seldom use more than two or three attributes, and mostly name the shape.
-WEIGHT = {0: 1.0, 1: 2.0, 2: 3.0, 3: 1.5, 4: 0.4}
-NAMELESS = 0.2
+WEIGHT = {0: 1.0, 1: 0.5, 2: 3.0, 3: 1.5, 4: 0.4}
+NAMELESS = 0.3
 
 COUNTS, COUNT_WEIGHTS = (2, 3, 4), (0.2, 0.6, 0.2)
 TRIES = 30
@@ -145,6 +123,31 @@ class Speaker:
                     }
                 )
         return refs
+
+    def key_word(self, target: Thing, sentence: str) -> tuple[str, str] | None:
+        """Return the word that alone would name the target, and the one beside it that would not.
+
+        Of RefCOCO+'s sentences with two attributes; None of all others. 'blue triangle' has the key
+        word 'blue' among triangles, and 'triangle' among blue things (the paper's Figure 1b).
+        """
+        words = {KIND_OF[word]: word for word in sentence.split() if word in KIND_OF}
+        alone = [kind for kind in words if len(self.phrases[target][(kind,)]) == 1]
+        if len(words) != 2 or len(alone) != 1:
+            return None
+        (key,) = alone
+        (other,) = words.keys() - {key}
+        return words[key], words[other]
+
+    def key_words(self, refs: Sequence[Record], first_id: int) -> Iterator[str]:
+        """Yield a line of key_words.csv for each of the refs' sentences that has a key word.
+
+        `first_id` is the id of the first thing's annotation.
+        """
+        for ref in refs:
+            for sentence in ref["sentences"]:
+                said, target = sentence["sent"], self.things[ref["ann_id"] - first_id]
+                if found := self.key_word(target, said):
+                    yield ",".join([str(sentence["sent_id"]), ref["split"], said, *found])
 
     def sentences(self, dataset: str, target: Thing) -> list[str]:
         """Return 2 to 4 different sentences that name `target` if there are as many, or none."""

@@ -19,21 +19,14 @@ import numpy as np
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 
-from mmnet.benchmark.language import GROUPS, SHAPES, Record, Speaker, Thing
+from mmnet.benchmark.language import Record, Speaker, Thing
+from mmnet.benchmark.words import COLOURS, GROUPS, SHAPES
 from mmnet.runtime.errors import DataError
 from mmnet.runtime.files import atomic_write, checksum
 
 Images = dict[str, dict[str, int]]
-COLOURS = {
-    "red": (215, 45, 40),
-    "green": (50, 165, 60),
-    "blue": (45, 85, 225),
-    "yellow": (240, 210, 45),
-    "purple": (150, 55, 190),
-    "white": (240, 240, 240),
-}
-PATTERNS, PATTERN_WEIGHTS = ("plain", "striped", "dotted"), (0.4, 0.3, 0.3)
-RADII = {"small": (0.185, 0.2), "large": (0.285, 0.31)}  # of the image's shorter side
+PATTERNS, PATTERN_WEIGHTS = ("plain", "striped"), (0.6, 0.4)
+RADII = {"small": (0.2, 0.22), "large": (0.32, 0.35)}  # of the image's shorter side
 
 SPLITS = {"refcoco": ("train", "val", "testA", "testB"), "refcocog": ("train", "val", "test")}
 # The source of each data set's images, and whose partition into splits it has.
@@ -45,6 +38,7 @@ DATASETS = {
 
 SUPERSAMPLING = 8  # Pillow fills border pixels too: masks are exact only at a finer scale
 VISIBLE = 0.6  # the smallest share of a thing that must be visible
+KEY_WORDS_HEAD = "sent_id,split,sentence,key,other"
 HEADER = {
     "info": {"description": "Procedural referring segmentation"},
     "licenses": [{"id": 1, "name": "Apache-2.0"}],
@@ -161,17 +155,14 @@ def paint(scene: Scene, rng: np.random.Generator) -> Image.Image:
 
 
 def _surface(thing: Thing, rng: np.random.Generator, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return the brightness of the thing: dark stripes or dots, visible at 96 pixels."""
+    """Return the brightness of the thing: dark stripes, visible at 64 pixels."""
     direction = rng.uniform(0, math.pi)
     cos, sin = math.cos(direction), math.sin(direction)
-    u, v = x * cos + y * sin, y * cos - x * sin
+    u = x * cos + y * sin
     light = 1 + 0.1 * rng.uniform(-1, 1) * u / thing.radius
     if thing.pattern == "striped":
-        pitch = 5 + 0.2 * thing.radius
+        pitch = 9 + 0.2 * thing.radius
         light[u % pitch < 0.45 * pitch] *= 0.2
-    elif thing.pattern == "dotted":
-        pitch = 5 + 0.15 * thing.radius
-        light[np.hypot(u % pitch - pitch / 2, v % pitch - pitch / 2) < 0.3 * pitch] *= 0.2
     return light
 
 
@@ -224,7 +215,7 @@ def write_mirror(
     images: Images,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> None:
-    """Write the archives and, last, their SHA256SUMS.
+    """Write the archives, key_words.csv of RefCOCO+'s sentences and, last, the SHA256SUMS.
 
     `images` are the numbers of images of each split of 'refcoco' (and RefCOCO+) and of 'refcocog';
     `image_sizes` are (width, height); `progress` wraps the list of images, as tqdm does.
@@ -238,6 +229,7 @@ def write_mirror(
     photos: dict[str, list[Record]] = {source: [] for source in SPLITS}
     annotations: dict[str, list[Record]] = {source: [] for source in SPLITS}
     refs: dict[str, list[Record]] = {dataset: [] for dataset in DATASETS}
+    key_words = [KEY_WORDS_HEAD]
     # Stored uncompressed with a date of 1980: the bytes depend on the content alone.
     with atomic_write(folder / "train2014.zip", "wb") as file, ZipFile(file, "w") as archive:
         drawn = scenes(seed=seed, image_sizes=image_sizes, images=images)
@@ -255,13 +247,18 @@ def write_mirror(
             for number, dataset in enumerate(d for d in DATASETS if DATASETS[d][0] == source):
                 rng = np.random.default_rng([*key, 2 + number])
                 speaker = Speaker(scene.things, scene.width, scene.height, rng)
-                refs[dataset] += speaker.refs(dataset, split, new, refs[dataset][-1:])
+                said = speaker.refs(dataset, split, new, refs[dataset][-1:])
+                refs[dataset] += said
+                if dataset == "refcoco+":
+                    key_words += speaker.key_words(said, first_id=new[0]["id"])
     for dataset, (source, partition) in DATASETS.items():
         instances = {**HEADER, "images": photos[source], "annotations": annotations[source]}
         pickled = pickle.dumps(refs[dataset], protocol=2)
         with atomic_write(folder / f"{dataset}.zip", "wb") as file, ZipFile(file, "w") as archive:
             archive.writestr(ZipInfo(f"{dataset}/instances.json"), json.dumps(instances).encode())
             archive.writestr(ZipInfo(f"{dataset}/refs({partition}).p"), pickled)
+    with atomic_write(folder / "key_words.csv") as file:
+        file.write("\n".join(key_words) + "\n")
     with atomic_write(folder / "SHA256SUMS") as sums:
         for name in sorted(f"{name}.zip" for name in ("train2014", *DATASETS)):
             sums.write(f"{checksum(folder / name)}  {name}\n")

@@ -4,16 +4,16 @@ import argparse
 import contextlib
 from typing import Any
 
-from mmnet.config.load import load_params
 from mmnet.config.paths import Paths, RunPaths
-from mmnet.config.schema import Config, Params, PretrainConfig, TowerConfig, TrainConfig
+from mmnet.config.run import TrainConfig
+from mmnet.config.schema import Config, Params, PretrainConfig, TowerConfig
 from mmnet.runtime.errors import ConfigError
 from mmnet.runtime.gpus import take_for
 from mmnet.runtime.launcher import is_launched, launch
 
 
 def load(arguments: argparse.Namespace) -> tuple[Params, Paths]:
-    params = load_params(arguments.params, arguments.set)
+    params: Params = arguments.loaded
     return params, Paths(params.profile)
 
 

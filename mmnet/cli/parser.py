@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from mmnet.cli import data, pipeline, report, train
+from mmnet.config.load import load_params
+from mmnet.config.schema import Params
 from mmnet.config.tables import TABLES
+from mmnet.runtime import portable
 from mmnet.runtime.errors import MMNetError, Stopped
 from mmnet.runtime.launcher import end_with_launcher, is_first, is_recorded
+from mmnet.runtime.progress import say
 from mmnet.runtime.system import check_supported
 
 
@@ -22,6 +26,8 @@ def main(arguments: list[str] | None = None) -> int:
         check_supported()
         end_with_launcher()
         parsed = _parser().parse_args(arguments, argparse.Namespace(command_line=arguments))
+        parsed.loaded = load_params(parsed.params, parsed.set)
+        _choose_arithmetic(parsed.loaded)
         command: Callable[[argparse.Namespace], int | None] = parsed.run
         return command(parsed) or 0
     except BrokenPipeError:  # as of `mmnet status | head`
@@ -36,6 +42,14 @@ def main(arguments: list[str] | None = None) -> int:
     if not is_recorded(error) and (is_first() or not isinstance(error, Stopped)):
         print(f"mmnet: {error}", file=sys.stderr)
     return error.exit_code
+
+
+def _choose_arithmetic(params: Params) -> None:
+    """Set what libraries read when they are imported: none is, until a command runs."""
+    if params.portable:
+        portable.use()
+    elif params.active.portable:
+        say("This CPU has no AVX2: the results are labelled as not portable.")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -81,7 +95,7 @@ def _add_commands(
     command.add_argument("--checkpoint", type=Path, metavar="FILE", help="default: the run's own")
     add("evaluate", "Score the rows that predict wrote: mIoU, oIoU, Pr@X.", run)
     command = add("report", "Write a table: of runs' scores, of the data, of claims, of values.")
-    choices = [*TABLES, "data", "claims", "parameters"]
+    choices = [*TABLES, "readings", "data", "claims", "parameters"]
     command.add_argument("table", metavar="TABLE", choices=choices, help="%(choices)s")
     text = "of table1-4: read the scores there instead"
     command.add_argument("--from-mlflow", action="store_true", help=text)
@@ -102,6 +116,10 @@ def _add_commands(
     command = add("figure", "Draw a figure: 4 of scores, 5 of examples, 6 of queries.")
     numbers = {"metavar": "NUMBER", "choices": [4, 5, 6], "help": "%(choices)s"}
     command.add_argument("number", type=int, **numbers)
+    command = add("compare", "Compare own tables with reference results: exit code 0 if all agree.")
+    text = "a folder of other results; default: docs/results/PROFILE"
+    reference = {"type": Path, "metavar": "FOLDER", "dest": "reference", "help": text}
+    command.add_argument("--with", **reference)
     add("curves", "Collect the runs' training curves in one CSV.")
     add("paper", "Typeset all tables, figures and claims in results/ as one PDF.")
     add("adopt", "Make Snakemake accept pulled files, if they match dvc.lock.")

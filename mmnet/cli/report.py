@@ -2,10 +2,11 @@
 
 import argparse
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from mmnet.cli.common import load
-from mmnet.config.paths import RESULTS, Paths
+from mmnet.config.paths import REFERENCE, RESULTS, Paths
 from mmnet.config.schema import Params
 from mmnet.config.tables import runs_of
 
@@ -18,11 +19,17 @@ def report(arguments: argparse.Namespace) -> None:
         from mmnet.report.pages.data import write_data_report
 
         tables = [paths.table(name) for name in params.active.datasets]
-        write_data_report(tables, RESULTS, params=params)
+        key_words = paths.key_words if params.active.shapes else None
+        write_data_report(tables, RESULTS, params=params, key_words=key_words)
     elif arguments.table == "claims":
         from mmnet.report.claims.write import write_claims
 
-        write_claims(lambda *run: paths.run(*run).rows, RESULTS, params=params)
+        write_claims(_rows_of(paths), RESULTS, params=params)
+    elif arguments.table == "readings":
+        from mmnet.report.tables.readings import write_readings
+
+        metrics = lambda *run: paths.run(*run).metrics  # noqa: E731
+        write_readings(_rows_of(paths), metrics, RESULTS, params=params)
     elif arguments.table == "parameters":
         from mmnet.report.pages.parameters import write_parameters
 
@@ -37,14 +44,28 @@ def report(arguments: argparse.Namespace) -> None:
                 scores = write_scores(table, Path(folder), params=params)
             else:
                 scores = _existing_scores(table, params, paths)
-            write_table(table, scores, RESULTS, params=params)
+            rows_of = None if arguments.from_mlflow else _rows_of(paths)
+            write_table(table, scores, RESULTS, params=params, rows_of=rows_of)
     write_page(RESULTS / f"{arguments.table}.md")
+
+
+def _rows_of(paths: Paths) -> Callable[[str, int], Path]:
+    return lambda experiment, seed: paths.run(experiment, seed).rows
 
 
 def _existing_scores(table: str, params: Params, paths: Paths) -> list[Path]:
     """Return the score files that exist; the report names all missing runs in one message."""
     files = [paths.run(*run).scores for run in runs_of(table, params)]
     return [path for path in files if path.exists()]
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    from mmnet.report.compare import compare
+
+    params, _ = load(arguments)
+    comparison = compare(RESULTS, arguments.reference or REFERENCE / params.profile)
+    print(*comparison.lines, sep="\n")
+    return 0 if comparison.agrees else 1
 
 
 def curves(arguments: argparse.Namespace) -> None:
@@ -68,7 +89,8 @@ def figure(arguments: argparse.Namespace) -> None:
 
     params, paths = load(arguments)
     if arguments.number == 4:
-        write_figure4(_existing_scores("table2", params, paths), RESULTS, params=params)
+        scores = _existing_scores("table2", params, paths)
+        write_figure4(scores, RESULTS, params=params, rows_of=_rows_of(paths))
         return
     config, label = params.resolve(shown_run(params), params.seeds[0]), params.active.label
     run = paths.run(config.experiment, config.seed)

@@ -11,7 +11,6 @@ from pathlib import Path
 from mmnet.cli.common import computing, known_tower, launched, load, load_run
 from mmnet.config.identity import Identity, RunInputs, training_identity
 from mmnet.config.schema import Config, Params
-from mmnet.config.tables import rows_of_run
 from mmnet.runtime.errors import DataError
 from mmnet.runtime.files import write_json
 from mmnet.runtime.launcher import is_first
@@ -30,7 +29,7 @@ def pretrain(arguments: argparse.Namespace) -> None:
 
 
 def train(arguments: argparse.Namespace) -> int | None:
-    from mmnet.tracking.live import recorded
+    from mmnet.tracking.live import Recording
     from mmnet.tracking.provenance import check_clean
     from mmnet.train.loop import fit
 
@@ -43,8 +42,8 @@ def train(arguments: argparse.Namespace) -> int | None:
     identity = _checked_identity(config, inputs, params) if is_first() else None
     with computing(arguments.device, config.train) as device, contextlib.ExitStack() as recording:
         if params.mlflow.enabled and identity:  # of several processes, the first records
-            tables = rows_of_run(config, params)
-            recording.enter_context(recorded(config, run, identity, tables, device))
+            tables = params.experiments[config.experiment].tables
+            recording.enter_context(Recording(config, run, identity, tables, device))
         fit(config, identity, inputs=inputs, run=run, device=device)
     return None
 
@@ -86,7 +85,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     write_json(run.percents, percents(scores))
     write_json(run.scores, scores)
     if params.mlflow.enabled:
-        send(run, rows_of_run(config, params))
+        send(run, params.experiments[config.experiment].tables)
 
 
 def examples(arguments: argparse.Namespace) -> None:

@@ -19,7 +19,11 @@ _MODEL = (
     *("model/mask_projector.py", "model/mmnet.py", "model/neck.py", "model/pyramid.py"),
     *("model/query_generator.py", "model/text_encoder.py"),
 )
-_PREDICTION = (*_ITEMS, "evaluate/predict.py", "runtime/device.py", "runtime/distributed.py")
+_ARITHMETIC = ("runtime/device.py", "runtime/portable.py")
+_PREDICTION = (
+    *(*_ITEMS, *_ARITHMETIC, "runtime/distributed.py"),
+    *("evaluate/predict.py", "evaluate/query_measures.py"),
+)
 _TRAINING = (
     *(*_PREDICTION, "evaluate/metrics.py"),
     *("train/loop.py", "train/recipe.py", "train/run_state.py", "train/step.py"),
@@ -28,14 +32,15 @@ _TRAINING = (
 _SHOWN = (*_PREDICTION, "evaluate/metrics.py", "evaluate/selection.py", "evaluate/examples.py")
 _REPORT = (
     *("config/tables.py", "data/refer.py", "evaluate/metrics.py", "report/published.csv"),
-    *("report/render.py", "report/tables/*", "report/templates/*"),
+    *("report/interval.py", "report/render.py", "report/rows.py"),
+    *("report/tables/*", "report/templates/*"),
 )
 
 RULES: dict[str, tuple[str, ...]] = {
-    "draw_scenes": ("benchmark/language.py", "benchmark/scenes.py"),
+    "draw_scenes": ("benchmark/*", "runtime/portable.py"),
     "prepare": ("data/prepare.py", "data/refer.py", "data/tokenizer.py", "data/unpack.py"),
     "pretrain": (
-        *(*_ITEMS, "model/clip.py", "runtime/device.py"),
+        *(*_ITEMS, "model/clip.py", *_ARITHMETIC),
         *("train/pretrain.py", "train/recipe.py"),
     ),
     "train": _TRAINING,
@@ -50,7 +55,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "tables": _REPORT,
     "claims": (*_REPORT, "report/claims/*"),
     "figures": (*_REPORT, "report/figures/*", "evaluate/pictures.py"),
-    "pages": (*_REPORT, "report/claims/*", "report/pages/*"),
+    "pages": (*_REPORT, "benchmark/words.py", "report/claims/*", "report/pages/*"),
 }
 """Rule -> files below `mmnet/`; `*` is all of a folder."""
 

@@ -8,7 +8,8 @@ import yaml
 
 from mmnet.config.messages import did_you_mean, validate
 from mmnet.config.overrides import with_override
-from mmnet.config.schema import Params, ProfileConfig, TrainConfig
+from mmnet.config.run import TrainConfig
+from mmnet.config.schema import Params, ProfileConfig
 from mmnet.runtime.errors import ConfigError
 from mmnet.runtime.files import atomic_write
 

@@ -13,6 +13,8 @@ from mmnet.config.schema import Config, TowerConfig
 from mmnet.runtime.errors import ConfigError
 
 RESULTS = Path("results")
+REFERENCE = Path("docs/results")
+"""Results that come with the code, in a folder of their profile."""
 WORK = "work"
 """Of a profile's folder in runs/; no experiment may have this name."""
 
@@ -92,6 +94,8 @@ class Paths:
     def __post_init__(self) -> None:
         self.data = self.root / "data" / self.profile
         self.mirror = self.data / "mirror"
+        self.key_words = self.mirror / "key_words.csv"
+        """Of the procedural benchmark: which word of a sentence alone names its object."""
         """The procedural archives, where the profile has them."""
         self.images = self.data / "images"
         """Folder of the images that the refs name."""

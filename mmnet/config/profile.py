@@ -1,4 +1,4 @@
-"""What params.yaml says of names, archives, data sets and the cluster."""
+"""What params.yaml says of names, archives, data sets, the cluster and MLflow."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -76,6 +76,8 @@ class SourceConfig(Strict):
     def _one_checksum(self) -> Self:
         if sum(value is not None for value in (self.sha256, self.md5, self.checksums)) != 1:
             raise ValueError("needs exactly one of sha256, md5, checksums")
+        if self.bytes is None and any(url.startswith("http") for url in self.urls):
+            raise ValueError("needs bytes, the size of the file that http(s) addresses have")
         return self
 
 
@@ -152,3 +154,12 @@ class ClusterConfig(Strict):
     """Trainings, those of CLIP towers too."""
     predict: JobConfig
     """Predictions, and what Figures 5 and 6 show."""
+
+
+class MLflowConfig(Strict):
+    """How runs are recorded: these settings retrain nothing."""
+
+    enabled: bool
+    """Each run is sent to MLflow as it goes: to MLFLOW_TRACKING_URI, or mlflow.db in the root."""
+    require_clean: bool
+    """Refuse to train from a tree with changes that git does not have: no revision names it."""

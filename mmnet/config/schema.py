@@ -16,7 +16,7 @@ from mmnet.config.profile import (
     DatasetConfig,
     DatasetName,
     Device,
-    Fraction,
+    MLflowConfig,
     Name,
     PositiveFloat,
     PositiveInt,
@@ -26,9 +26,11 @@ from mmnet.config.profile import (
     Strict,
     Text,
 )
+from mmnet.config.run import RUNTIME_ONLY, EvaluateConfig, ModelConfig, TrainConfig, part_size
+from mmnet.runtime import portable
 from mmnet.runtime.errors import ConfigError
 
-TableName = Literal["table1", "table2", "table3", "table4"]
+TableName = Literal["table1", "table2", "table3", "table4", "readings"]
 Overrides = Annotated[dict[str, Any], Field(default_factory=dict)]
 
 
@@ -44,108 +46,6 @@ class TowerConfig(Strict):
     """Name in the tables."""
     train: Overrides
     """Keys of TrainConfig that override the profile's."""
-
-
-class ModelConfig(Strict):
-    """Sizes of MMNet in the paper's symbols, and its ablation switches."""
-
-    image_size: Annotated[int, Field(gt=0, multiple_of=32)]
-    """H = W, in pixels."""
-    resize: Literal["letterbox", "squash"]
-    """letterbox keeps the aspect, as CRIS; squash does not, as LAVT."""
-    width: Annotated[int, Field(gt=0, multiple_of=8)]
-    """C."""
-    channels: Annotated[list[PositiveInt], Field(min_length=3, max_length=3)]
-    """C2, C3, C4."""
-    num_queries: PositiveInt
-    """N_q; Table 2 peaks at 24."""
-    decoder_layers: PositiveInt
-    heads: PositiveInt
-    ffn: PositiveInt
-    dropout: Annotated[float, Field(ge=0, lt=1)]
-    mmp: bool
-    """Multi-Mask Projector: one mask per query (Table 3)."""
-    mqe: bool
-    """Multi-Query Estimator: masks weighted by scores (Table 4)."""
-    f_vg: bool
-    """The global visual feature joins the words, Eq. 8 (Table 4)."""
-    relu_kernel: bool
-    """ReLU on the dynamic kernels of Eq. 14, as printed; CRIS has none."""
-
-    @model_validator(mode="after")
-    def _heads_divide_width(self) -> Self:
-        if self.width % self.heads:
-            raise ValueError(f"heads ({self.heads}) must divide width ({self.width})")
-        return self
-
-
-class TrainConfig(Strict):
-    epochs: PositiveInt
-    batch_size: PositiveInt
-    lr: PositiveFloat
-    """Of Adam, at the first step."""
-    head_lr_multiplier: PositiveFloat
-    """What is not CLIP learns this many times faster: 1 in the paper, 10 in CRIS."""
-    lr_power: PositiveFloat
-    """Of the polynomial decay, per step."""
-    device: Device
-    threads: PositiveInt
-    """Cores of one process: fixed, since results depend on it."""
-    workers: Annotated[int, Field(ge=0)]
-    """Loader processes beside each training process."""
-    precision: Literal["fp32", "amp"]
-    """amp: autocast to bf16, or, on a GPU without it, to fp16 with a scaled loss."""
-    tf32: bool
-    """On a GPU, fp32 products and convolutions may round their factors to 10 bits."""
-    processes: PositiveInt
-    """Under torchrun, each on its own GPU. `batch_size` is that of all together."""
-    accumulate: PositiveInt
-    """Parts in which a process takes its share of a batch, one after another."""
-    checkpoint_activations: bool
-    """The towers' blocks are recomputed in the backward pass instead of stored."""
-    compile: bool
-    """torch.compile: slower to start, faster steps."""
-    save_minutes: PositiveFloat
-    """Between checkpoints within an epoch; each epoch ends with one too."""
-    val_threshold: Fraction
-    """As in `evaluate`, where `val` chooses the checkpoint after each epoch."""
-    val_batch_size: PositiveInt
-
-    @model_validator(mode="after")
-    def _parts_are_equal(self) -> Self:
-        part_size(self, self.processes)
-        return self
-
-
-def part_size(train: TrainConfig, processes: int) -> int:
-    """Return the items that a process takes at a time: a batch's equal parts.
-
-    Raises:
-        ValueError: they are not equal.
-    """
-    size, rest = divmod(train.batch_size, processes * train.accumulate)
-    if rest:
-        raise ValueError(
-            f"batch_size {train.batch_size} is not divisible by {processes} processes x "
-            f"{train.accumulate} parts (accumulate): change one of them"
-        )
-    return size
-
-
-RUNTIME_ONLY = {
-    *("device", "workers", "processes", "accumulate", "checkpoint_activations", "compile"),
-    "save_minutes",
-}
-"""Of TrainConfig: these settings do not change results; a run may resume with others. On a GPU
-`threads` is one of them; on the CPU rounding depends on it. Tables and claims use this list too,
-through `Config.training_values`."""
-
-
-class EvaluateConfig(Strict):
-    threshold: Fraction
-    """On the sigmoid of y, at the image's original size."""
-    batch_size: PositiveInt
-    """Sentences at a time."""
 
 
 class PretrainConfig(Strict):
@@ -164,6 +64,8 @@ class PretrainConfig(Strict):
 class ProfileConfig(Strict):
     label: str
     """How captions name this profile's data."""
+    portable: bool
+    """On the CPU, the same bits on every x86-64 machine with AVX2, at the cost of some speed."""
     shapes: ShapesConfig | None
     archives: dict[ArchiveName, SourceConfig]
     data: dict[ArchiveName, Text | None]
@@ -183,6 +85,8 @@ class Config(Strict):
     """One run, all values resolved: what is stored beside the results."""
 
     profile: str
+    portable: bool
+    """The profile's, and this CPU can."""
     experiment: str
     seed: Seed
     dataset_name: DatasetName
@@ -193,15 +97,26 @@ class Config(Strict):
     train: TrainConfig
     evaluate: EvaluateConfig
 
+    @model_validator(mode="after")
+    def _statistics_are_of_several(self) -> Self:
+        if self.model.vector_norm != "none" and part_size(self.train, self.train.processes) == 1:
+            raise ValueError(
+                "model.vector_norm needs parts of 2 items or more: batch_size / (processes x "
+                "accumulate) is 1. Change train.accumulate, or set vector_norm: none"
+            )
+        return self
+
     def training_values(self) -> dict[str, Any]:
         """Return the values that shape a training, nested as in params.yaml.
 
         Names, labels, published counts, evaluation and RUNTIME_ONLY settings are not among them.
         """
-        without = RUNTIME_ONLY if self.train.device == "cpu" else RUNTIME_ONLY | {"threads"}
+        on_cpu = self.train.device == "cpu"
+        without = RUNTIME_ONLY if on_cpu else RUNTIME_ONLY | {"threads"}
         source = self.tower.pretrained
         return {
             "profile": self.profile,
+            **({"portable": self.portable} if on_cpu else {}),
             "seed": self.seed,
             "dataset_name": self.dataset_name,
             "dataset": {"refs": self.dataset.refs, "max_length": self.dataset.max_length},
@@ -232,15 +147,6 @@ class ExperimentConfig(Strict):
     evaluate: Overrides
 
 
-class MLflowConfig(Strict):
-    """How runs are recorded: these settings retrain nothing."""
-
-    enabled: bool
-    """Each run is sent to MLflow as it goes: to MLFLOW_TRACKING_URI, or mlflow.db in the root."""
-    require_clean: bool
-    """Refuse to train from a tree with changes that git does not have: no revision names it."""
-
-
 class Params(Strict):
     """params.yaml, whole."""
 
@@ -255,6 +161,11 @@ class Params(Strict):
     @property
     def active(self) -> ProfileConfig:
         return self.profiles[self.profile]
+
+    @property
+    def portable(self) -> bool:
+        """Whether the active profile is to be portable, and this CPU can."""
+        return self.active.portable and portable.is_supported()
 
     def resolve(self, experiment: str, seed: int) -> Config:
         """Return the run's full config: the profile's values under the experiment's own."""
@@ -277,6 +188,7 @@ class Params(Strict):
         evaluate = {**profile.evaluate.model_dump(), **chosen.evaluate}
         values = {
             "profile": self.profile,
+            "portable": self.portable,
             "experiment": experiment,
             "seed": seed,
             "dataset_name": chosen.dataset,

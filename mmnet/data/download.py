@@ -10,7 +10,6 @@ from urllib.parse import unquote
 
 import requests
 from urllib3.exceptions import HTTPError
-from urllib3.util import Retry
 
 from mmnet.config.paths import Paths
 from mmnet.config.profile import SourceConfig
@@ -19,19 +18,18 @@ from mmnet.runtime.files import atomic_write, check_room, locked, writing
 from mmnet.runtime.progress import readable, say, track
 
 TIMEOUT = (20.0, 60.0)  # seconds without a connection, without a byte
-ATTEMPTS = 6  # in a row without a new byte; then the next mirror
-MAX_PAUSE = 60.0  # seconds; pauses between attempts double from 1 s up to it
-MAX_RETRY_AFTER = 600.0  # seconds that a server may ask us to wait
+ATTEMPTS = 6  # in a row without a new byte; then the next mirror. Pauses double from 1 s.
 BUSY = (429, 500, 502, 503, 504)
 CHUNK = 1 << 17
-LARGE = 10**9  # bytes; verifying more than this shows its progress
 
 
 class _Interrupted(Exception):
     """An attempt that failed and may be repeated."""
 
 
-def fetch(source: SourceConfig, path: Path, *, remedy: str | None = None) -> str:
+def fetch(
+    source: SourceConfig, path: Path, *, remedy: str = "fix profiles.*.archives in params.yaml"
+) -> str:
     """Place a verified copy of the file at `path`, from the first mirror that has it.
 
     What has arrived is kept in a dot-file beside `path`; an interrupted download resumes from it,
@@ -63,7 +61,6 @@ def fetch(source: SourceConfig, path: Path, *, remedy: str | None = None) -> str
         if not _size(part):
             part.unlink(missing_ok=True)
     first = "Draw the procedural archives (mmnet shapes), or put" if source.checksums else "Put"
-    remedy = remedy or "fix profiles.*.archives in params.yaml"
     raise DataError(
         f"{path.name}: no mirror has it: {' | '.join(faults)} | "
         f"{first} the file at {path} yourself, or {remedy}."
@@ -112,14 +109,9 @@ def verify_placed(source: SourceConfig, path: Path, *, remedy: str | None = None
     """
     must_exist(path, remedy)
     try:
-        sha256 = _verify(source, path, name=str(path))
-        sums = Paths.fetched(path)
-        recorded = _sums(sums).get(path.name) if source.md5 and sums.is_file() else None
-        if recorded not in (None, sha256):
-            raise DataError(f"{path}: sha256 is {sha256}, {sums.name} has {recorded}.")
+        return _verify(source, path, name=str(path))
     except DataError as error:
         raise DataError(f"{error} {remedy or 'Delete it, then run again.'}") from None
-    return sha256
 
 
 def _verify(source: SourceConfig, path: Path, *, name: str) -> str:
@@ -130,12 +122,10 @@ def _verify(source: SourceConfig, path: Path, *, name: str) -> str:
     try:
         size = path.stat().st_size
         _check_size(name, size, source.bytes)
+        if size > 1e9:
+            say(f"{path}: verifying {readable(size)}")
         with path.open("rb") as file:
-            chunks: Iterable[bytes] = iter(lambda: file.read(CHUNK), b"")
-            if size > LARGE:
-                shown = f"verifying {_file_name(name)}"
-                chunks = track(chunks, name=shown, total=size, unit="B", size=len)
-            for chunk in chunks:
+            for chunk in iter(lambda: file.read(CHUNK), b""):
                 for value in hashes.values():
                     value.update(chunk)
     except OSError as error:
@@ -150,19 +140,14 @@ def _verify(source: SourceConfig, path: Path, *, name: str) -> str:
 def _published(source: SourceConfig) -> str:
     """Return the SHA-256 in the SHA256SUMS of a local mirror."""
     sums, name = Path(source.checksums or ""), _file_name(source.urls[0])
-    digest = _sums(sums).get(name)
-    if digest is None:
-        raise DataError(f"{sums}: has no line for {name}. Make the mirror again.")
-    return digest
-
-
-def _sums(path: Path) -> dict[str, str]:
-    """Return the digests in a file of sha256sum's format, by file name."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = sums.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error}).") from None
-    return {name: digest for digest, name in re.findall(r"^([0-9a-f]{64}) [ *](.+)$", text, re.M)}
+        raise DataError(f"{sums}: cannot be read ({error}).") from None
+    found = re.search(rf"^([0-9a-f]{{64}}) [ *]{re.escape(name)}$", text, re.MULTILINE)
+    if found is None:
+        raise DataError(f"{sums}: has no line for {name}. Make the mirror again.")
+    return found[1]
 
 
 def _check_size(name: str, size: int | None, expected: int | None) -> None:
@@ -184,13 +169,15 @@ def _file_name(url: str) -> str:
 
 def _fetch_from(url: str, source: SourceConfig, part: Path) -> str:
     """Complete `part` from this mirror and verify it; a wrong one is deleted."""
-    if url.startswith("file:"):
+    if is_local := url.startswith("file:"):
         part.unlink(missing_ok=True)
-    begun = _size(part)
-    if begun:
+    if begun := _size(part):
         say(f"{url}: resuming at {readable(begun)}")
-    complete = _copy if url.startswith("file:") else _download
-    complete(url, part, source.bytes)
+    if is_local:
+        _copy(url, part, source.bytes)
+    else:
+        assert source.bytes is not None  # of http(s) addresses
+        _download(url, part, source.bytes)
     try:
         return _verify(source, part, name=url)
     except DataError as error:
@@ -207,75 +194,67 @@ def _copy(url: str, part: Path, expected: int | None) -> None:
         raise DataError(f"{url}: not found, or not readable.")
     size = original.stat().st_size
     _check_size(url, size, expected)
-    check_room(part, size)
     with original.open("rb") as file:
         _write(iter(lambda: file.read(CHUNK), b""), url, part, 0, size)
 
 
-def _download(url: str, part: Path, expected: int | None) -> None:
+def _download(url: str, part: Path, size: int) -> None:
     """Download what `part` lacks, until ATTEMPTS in a row bring no new byte."""
     largest, failed = _size(part), 0
     with requests.Session() as session:
         session.headers["Accept-Encoding"] = "identity"
-        while expected is None or _size(part) < expected:
-            wait = None
-            have = _size(part)
+        while (have := _size(part)) < size:
             headers = {"Range": f"bytes={have}-"} if have else {}
             try:
                 with session.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
-                    if response.status_code in BUSY:
-                        wait = Retry().get_retry_after(response.raw)
-                        raise _Interrupted(f"{response.status_code} {response.reason}")
-                    _receive(response, url, part, expected)
-                    return
+                    _receive(response, url, part, size)
+                fault = "ended early"
             except (_Interrupted, HTTPError, requests.ConnectionError, requests.Timeout) as error:
                 fault = _reason(error)
             except requests.RequestException as error:
                 raise DataError(f"{url}: {_reason(error)}.") from None
-            failed = 0 if _size(part) > largest else failed + 1
+            if (now := _size(part)) == size:
+                return
+            failed = 0 if now > largest else failed + 1
             if failed == ATTEMPTS:
                 raise DataError(f"{url}: {fault}; no new byte in {ATTEMPTS} attempts.")
-            largest = max(largest, _size(part))
-            pause = min(wait, MAX_RETRY_AFTER) if wait else min(2 ** max(failed - 1, 0), MAX_PAUSE)
-            say(f"{url}: {fault}, at {readable(_size(part))}. Trying again in {pause:.0f} s")
+            largest, pause = max(largest, now), 2 ** max(failed - 1, 0)
+            say(f"{url}: {fault}, at {readable(now)}. Trying again in {pause} s")
             sleep(pause)
 
 
-def _receive(response: requests.Response, url: str, part: Path, expected: int | None) -> None:
+def _receive(response: requests.Response, url: str, part: Path, size: int) -> None:
     """Write the body to `part`, from zero where the server ignores Range.
 
     Raises:
         DataError: the mirror does not have the file, or has one of another size.
-        _Interrupted: the body ended early, or is not the part requested.
+        _Interrupted: the server is busy, or sends another part than requested.
     """
     have, status = _size(part), response.status_code
-    if status not in ((200, 206, 416) if have else (200,)):
+    if status in BUSY:
+        raise _Interrupted(f"{status} {response.reason}")
+    if status not in ((200, 206) if have else (200,)):
         raise DataError(f"{url}: {status} {response.reason}.")
     extent = response.headers.get("Content-Range", "")
-    size = response.headers.get("Content-Length", "") if status == 200 else extent.split("/")[-1]
-    total = int(size) if size.isdigit() else expected
-    _check_size(url, total, expected)
-    if status == 416:
-        return  # no more bytes: the file is complete or wrong, as its checksum tells
+    found = extent.rpartition("/")[2] if status == 206 else response.headers.get("Content-Length")
+    _check_size(url, int(found) if found and found.isdigit() else size, size)
     if status == 206 and not extent.startswith(f"bytes {have}-"):
         part.unlink()
         raise _Interrupted("sent other bytes than requested; starting from zero")
-    check_room(part, (total or have) - have)
     # requests' iter_content drops what it has of a chunk when the connection breaks.
     chunks = iter(lambda: response.raw.read1(CHUNK, decode_content=False) or b"", b"")
-    _write(chunks, url, part, have if status == 206 else 0, total)
-    if total is not None and _size(part) < total:
-        raise _Interrupted("ended early")
+    _write(chunks, url, part, have if status == 206 else 0, size)
 
 
-def _write(chunks: Iterable[bytes], url: str, part: Path, start: int, total: int | None) -> None:
-    shown = track(chunks, name=_file_name(url), total=total, done=start, unit="B", size=len)
+def _write(chunks: Iterable[bytes], url: str, part: Path, start: int, size: int) -> None:
+    check_room(part, size - _size(part))
+    shown = track(chunks, name=_file_name(url), total=size, done=start, unit="B", size=len)
     with part.open("ab" if start else "wb") as file:
         for chunk in shown:
             start += len(chunk)
-            if total is not None and start > total:
+            if start > size:
                 part.unlink()
-                raise DataError(f"{url}: sends more than {total} bytes.")
+                raise DataError(f"{url}: sends more than {size} bytes.")
             file.write(chunk)
             file.flush()  # what a killed process has received is kept
 

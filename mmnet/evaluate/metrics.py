@@ -16,6 +16,11 @@ from mmnet.runtime.errors import DataError
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 HEADLINES = ("mIoU", "oIoU")
 METRICS = ("mIoU", "oIoU", *(f"Pr@{x}" for x in THRESHOLDS))
+MEASURES = (
+    *("mask_spread", "kernel_spread", "query_spread", "attention_entropy"),
+    *("attention_variation", "score_entropy", "effective_queries"),
+)
+"""How different a sentence's queries are, as evaluate/query_measures.py defines them."""
 
 
 def iou(rows: pd.DataFrame) -> pd.Series:
@@ -35,6 +40,17 @@ def score(rows: pd.DataFrame) -> dict[str, float]:
     return {"mIoU": float(ious.mean()), "oIoU": overall, **precision}
 
 
+def query_means(rows: pd.DataFrame) -> dict[str, float]:
+    """Return the means over a split's sentences of those `MEASURES` that the model has."""
+    known = [name for name in MEASURES if name in rows and rows[name].notna().any()]
+    return {name: float(rows[name].mean()) for name in known}
+
+
+def summary(rows: pd.DataFrame) -> dict[str, Any]:
+    """Return the metrics of a split's rows and, as `queries`, how different the queries are."""
+    return {**score(rows), "queries": query_means(rows)}
+
+
 def score_run(config: Config, *, rows: Path) -> dict[str, Any]:
     """Return a run's scores on each of its splits, with what names the run.
 
@@ -52,7 +68,7 @@ def score_run(config: Config, *, rows: Path) -> dict[str, Any]:
         "backbone": config.tower.label,
         "config": config.prediction_values(),
         "splits": {
-            split: {"sentences": len(of_split), **score(of_split)}
+            split: {"sentences": len(of_split), **summary(of_split)}
             for split in config.dataset.splits
             for of_split in [table[table["split"] == split]]
         },

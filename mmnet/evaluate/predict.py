@@ -17,9 +17,10 @@ from mmnet.data.dataset import EvaluationItems, ImageBatch, evaluation_items, re
 from mmnet.data.loader import read
 from mmnet.data.tokenizer import say_cut
 from mmnet.data.transforms import logits_to_image, normalise
+from mmnet.evaluate.query_measures import measure
 from mmnet.model.build import build_model
 from mmnet.model.checkpoint import load_trained
-from mmnet.model.mmnet import ImageFeatures, MMNet
+from mmnet.model.mmnet import ImageFeatures, MMNet, Queries
 from mmnet.runtime.distributed import joined, world
 from mmnet.runtime.errors import CheckpointError, TrainingError
 from mmnet.runtime.files import atomic_path
@@ -31,13 +32,13 @@ IDS = ["split", "ref_id", "ann_id", "image_id", "sent_id"]
 def predict(
     model: MMNet, batches: Iterable[ImageBatch], *, threshold: float, device: torch.device
 ) -> pd.DataFrame:
-    """Return a row per sentence: ids, intersection and union in pixels.
+    """Return a row per sentence: ids, intersection and union in pixels, the queries' measures.
 
     Raises:
         TrainingError: the device's memory does not suffice.
     """
     try:
-        tables = [_count(batch, _masks(model, batch, threshold, device)) for batch in batches]
+        tables = [_rows(model, batch, threshold, device) for batch in batches]
     except torch.OutOfMemoryError as error:
         reason = str(error).splitlines()[0][:120]
         raise TrainingError(
@@ -86,7 +87,7 @@ def predict_masks(
     for batch in batches:
         # Whole batches: in another company, a pixel at the threshold may fall the other way.
         if batch.rows["sent_id"].isin(sent_ids).any():
-            for number, mask in _masks(model, batch, threshold, device):
+            for number, mask in _masks(batch, read_batch(model, batch, device).made.y, threshold):
                 sent_id = int(batch.rows["sent_id"].iloc[number])
                 if sent_id in sent_ids:
                     masks[sent_id] = mask
@@ -94,23 +95,24 @@ def predict_masks(
 
 
 @torch.inference_mode()
-def _masks(
-    model: MMNet, batch: ImageBatch, threshold: float, device: torch.device
-) -> Iterator[tuple[int, Tensor]]:
-    """Yield each sentence's number in the batch and its mask at the original size.
-
-    Each image is encoded once, however many sentences it has.
-    """
+def read_batch(model: MMNet, batch: ImageBatch, device: torch.device) -> Queries:
+    """Return what is made of a batch; each image is encoded once for all its sentences."""
     model.eval()
-    # sigmoid(y) > threshold, without the sigmoid.
-    limit = math.log(threshold / (1 - threshold))
     features = model.encode_image(normalise(batch.images.to(device)))
     of_image = batch.image_of_sentence.to(device)
     per_sentence = ImageFeatures(*(feature[of_image] for feature in features))
-    logits = model.segment(per_sentence, batch.tokens.to(device)).float()
+    return model.read(per_sentence, batch.tokens.to(device))
+
+
+@torch.inference_mode()
+def _masks(batch: ImageBatch, y: Tensor, threshold: float) -> Iterator[tuple[int, Tensor]]:
+    """Yield each sentence's number in the batch and its mask at the original size."""
+    # sigmoid(y) > threshold, without the sigmoid.
+    limit = math.log(threshold / (1 - threshold))
+    logits = y.float()
     for image, placement in enumerate(batch.placements):
         numbers = torch.nonzero(batch.image_of_sentence == image).flatten()
-        masks = (logits_to_image(logits[numbers.to(device)], placement) > limit).cpu()
+        masks = (logits_to_image(logits[numbers.to(y.device)], placement) > limit).cpu()
         yield from zip(numbers.tolist(), masks, strict=True)
 
 
@@ -163,6 +165,12 @@ def predict_splits(
             rows.attrs["config"] = config.prediction_values()
             with atomic_path(output) as path:
                 rows.to_parquet(path, index=False)
+
+
+def _rows(model: MMNet, batch: ImageBatch, threshold: float, device: torch.device) -> pd.DataFrame:
+    queries = read_batch(model, batch, device)
+    counted = _count(batch, _masks(batch, queries.made.y, threshold))
+    return counted.assign(**measure(model, queries, batch.tokens))
 
 
 def _count(batch: ImageBatch, masks: Iterable[tuple[int, Tensor]]) -> pd.DataFrame:

@@ -1,35 +1,32 @@
 """What Figure 6 shows: what each query reads, its mask and its score."""
 
 import functools
-import math
-from typing import Any, NamedTuple
+from typing import Any
 
+import pandas as pd
 import torch
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 
 from mmnet.config.paths import Paths
 from mmnet.config.schema import Config
-from mmnet.data.dataset import EvaluationItems, ImageBatch, read_image, read_mask
-from mmnet.data.loader import read
+from mmnet.data.dataset import EvaluationItems, read_image, read_mask
 from mmnet.data.tokenizer import EOS, SOS
 from mmnet.data.transforms import logits_to_image, normalise
 from mmnet.evaluate.examples import about_run, items_of, write_arrays
-from mmnet.evaluate.metrics import iou
+from mmnet.evaluate.metrics import iou, query_means
 from mmnet.evaluate.predict import load_model
 from mmnet.evaluate.selection import QUERY_RULE, choose_sentence, read_rows
 from mmnet.model.mmnet import ImageFeatures, MMNet
 from mmnet.runtime.errors import ConfigError
 from mmnet.runtime.progress import track
 
-CHUNK = 8
-"""Sentences whose N_q masks are made at a time."""
-
 
 def write_queries(config: Config, paths: Paths, *, device: torch.device) -> None:
     """Write Figure 6's sentence, what each query reads of it, its mask and its score.
 
-    Beside it, how alike the queries are, of this sentence and of all sentences of the split.
+    Beside it, how different the queries are, of this sentence and on average over the split's, as
+    its rows have it.
 
     Raises:
         DataError: the run is missing, or its rows are of other values or sentences.
@@ -44,114 +41,80 @@ def write_queries(config: Config, paths: Paths, *, device: torch.device) -> None
     rows = read_rows(run, config, "figure6")
     items = items_of(run, config, paths, rows)
     model = load_model(config, run.checkpoint).to(device)
-    scored = items.rows.merge(rows.assign(iou=iou(rows))[["sent_id", "iou"]], on="sent_id")
+    scored = items.rows.merge(rows.assign(iou=iou(rows)), on="sent_id", suffixes=("", "_of_row"))
     sent_id = choose_sentence(scored, max_length=config.dataset.max_length)
-    row: Any = next(scored[scored["sent_id"] == sent_id].itertuples(index=False))
-    shown, likeness = _read_all(model, items, sent_id, config, device)
-    means = likeness.mean(0).tolist()
+    chosen = scored[scored["sent_id"] == sent_id]
+    row: Any = next(chosen.itertuples(index=False))
+    words, arrays = read_sentence(model, items, sent_id, device)
+    key_words = None
+    if config.dataset_name == "refcoco+" and paths.key_words.is_file():
+        key_words = read_key_words(model, items, pd.read_csv(paths.key_words), device)
     about = {
         **about_run(config),
         **{"sent_id": sent_id, "sentence": row.sentence, "iou": float(row.iou)},
-        **{"rule": QUERY_RULE, "words": shown.words},
-        **{"mask_iou": shown.likeness[0], "attention_cosine": shown.likeness[1]},
-        **{"sentences": len(rows), "mean_mask_iou": means[0], "mean_attention_cosine": means[1]},
+        **{"rule": QUERY_RULE, "words": words, "sentences": len(rows)},
+        **{"queries": query_means(chosen), "mean_queries": query_means(rows)},
+        "key_words": key_words,
     }
-    arrays = shown.arrays | {
+    arrays |= {
         "image": read_image(paths.images / row.file),
         "truth": read_mask(row.counts, row.height, row.width),
     }
     write_arrays(run.queries, about, {key: value.numpy() for key, value in arrays.items()})
 
 
-class Shown(NamedTuple):
-    """What is read of the sentence that is shown."""
-
-    words: list[str]
-    arrays: dict[str, Tensor]
-    likeness: list[float]
-    """How alike its queries are: masks, attention."""
-
-
-def _read_all(
-    model: MMNet, items: EvaluationItems, sent_id: int, config: Config, device: torch.device
-) -> tuple[Shown, Tensor]:
-    """Read all sentences; return what is shown of one, and how alike each one's queries are."""
-    limit = math.log(config.evaluate.threshold / (1 - config.evaluate.threshold))
-    likeness = []
-    batches = track(
-        read(items, batch_size=None, workers=config.train.workers),
-        name=f"{config.experiment} reading queries",
-        total=len(items),
-        unit="batches",
-    )
-    for batch in batches:
-        features = encode(model, batch, device)
-        for some in torch.arange(len(batch.rows)).split(CHUNK):
-            queries = read_queries(model, features, batch, some)
-            likeness.append(alike(queries.masks > limit, queries.attention))
-            if sent_id in (sent_ids := list(batch.rows["sent_id"].iloc[some.numpy()])):
-                place = sent_ids.index(sent_id)
-                number = int(some[place])
-                placement = batch.placements[int(batch.image_of_sentence[number])]
-                words, attention = merge_words(batch.tokens[number], queries.attention[place])
-                arrays = {
-                    "masks": logits_to_image(queries.masks[place], placement),
-                    "y": logits_to_image(queries.y[place, None], placement)[0],
-                    "scores": queries.scores[place],
-                    "attention": attention,
-                }
-                shown = Shown(words, arrays, likeness[-1][place].tolist())
-    return shown, torch.cat(likeness)
-
-
-class Queries(NamedTuple):
-    """What is read of S sentences, on the CPU."""
-
-    masks: Tensor
-    """(S, N_q, H/4, W/4) logits"""
-    scores: Tensor
-    """(S, N_q)"""
-    attention: Tensor
-    """(S, N_q, L)"""
-    y: Tensor
-    """(S, H/4, W/4) logits"""
-
-
 @torch.inference_mode()
-def encode(model: MMNet, batch: ImageBatch, device: torch.device) -> ImageFeatures:
-    return model.eval().encode_image(normalise(batch.images.to(device)))
+def read_key_words(
+    model: MMNet, items: EvaluationItems, key_words: pd.DataFrame, device: torch.device
+) -> dict[str, float]:
+    """Return the mean attention to the word that names the object, and to the one beside it.
 
-
-@torch.inference_mode()
-def read_queries(model: MMNet, features: ImageFeatures, batch: ImageBatch, some: Tensor) -> Queries:
-    """Return what is read of some sentences of a batch, by their numbers there."""
-    device = features.f_vg.device
-    of_image = batch.image_of_sentence[some].to(device)
-    per_sentence = ImageFeatures(*(feature[of_image] for feature in features))
-    read_by = model.eval().masks(per_sentence, batch.tokens[some].to(device))
-    masks, scores, attention = (tensor.float().cpu() for tensor in read_by)
-    y = (scores[..., None, None] * masks).sum(1)  # Eq. 16, literally
-    return Queries(masks, scores, attention, y)
-
-
-def alike(masks: Tensor, attention: Tensor) -> Tensor:
-    """Return how alike the queries of S sentences are, (S, 2), 1 where they are the same.
-
-    Means over all pairs of queries: IoU of their masks (S, N_q, H/4, W/4) of bool, two empty ones
-    agreeing; cosine of their rows of attention (S, N_q, L). Of one query: 1.
+    Of the items' sentences that the procedural benchmark lists: the mean over the queries, and the
+    query that reads each word most. Equal means: the queries do not know which word matters here.
     """
-    flat = masks.flatten(2).double()
-    intersection = flat @ flat.transpose(1, 2)
-    areas = flat.sum(2)
-    union = areas[:, :, None] + areas[:, None] - intersection
-    ious = torch.where(union > 0, intersection / union.clamp(min=1), 1.0)
-    rows = torch.nn.functional.normalize(attention.double(), dim=2)
-    cosines = rows @ rows.transpose(1, 2)
-    n = masks.shape[1]
-    if n == 1:
-        return torch.ones(len(masks), 2, dtype=torch.float64)
-    one, other = torch.triu_indices(n, n, offset=1)
-    return torch.stack([pairs[:, one, other].mean(1) for pairs in (ious, cosines)], dim=1)
+    keys = key_words.set_index("sent_id")
+    found: list[list[float]] = []
+    for number in track(range(len(items)), name="key words", total=len(items), unit="batches"):
+        batch = items[number]
+        places = [i for i, sent_id in enumerate(batch.rows["sent_id"]) if sent_id in keys.index]
+        if not places:
+            continue
+        features = model.eval().encode_image(normalise(batch.images.to(device)))
+        of_image = batch.image_of_sentence[places].to(device)
+        tokens = batch.tokens[places]
+        per_sentence = ImageFeatures(*(feature[of_image] for feature in features))
+        attention = model.decode(per_sentence, tokens.to(device))[2].float().cpu()
+        for place, of_sentence in zip(places, attention, strict=True):
+            words, merged = merge_words(batch.tokens[place], of_sentence)
+            line = keys.loc[batch.rows["sent_id"].iloc[place]]
+            read = [merged[:, words.index(line[which])] for which in ("key", "other")]
+            found.append([float(x) for x in (*map(torch.mean, read), *map(torch.max, read))])
+    means = torch.tensor(found).reshape(-1, 4).mean(0).tolist()
+    names = ("key", "other", "most_key", "most_other")
+    return {"sentences": float(len(found)), **dict(zip(names, means, strict=True))}
+
+
+@torch.inference_mode()
+def read_sentence(
+    model: MMNet, items: EvaluationItems, sent_id: int, device: torch.device
+) -> tuple[list[str], dict[str, Tensor]]:
+    """Return a sentence's words, and each query's attention to them, its mask and its score."""
+    number = items.rows.index[items.rows["sent_id"] == sent_id][0]
+    batch = next(items[i] for i, numbers in enumerate(items.batches) if number in numbers)
+    place = list(batch.rows["sent_id"]).index(sent_id)
+    image, tokens = int(batch.image_of_sentence[place]), batch.tokens[place]
+    features = model.eval().encode_image(normalise(batch.images[image, None].to(device)))
+    _, attention, made = model.read(features, tokens[None].to(device))
+    masks, scores = model.masks(made)[0].float().cpu(), made.s_q[0].float().cpu()
+    y = (scores[:, None, None] * masks).sum(0)  # Eq. 16, literally
+    words, attention = merge_words(tokens, attention[0].float().cpu())
+    placement = batch.placements[image]
+    return words, {
+        "masks": logits_to_image(masks, placement),
+        "y": logits_to_image(y[None], placement)[0],
+        "scores": scores,
+        "attention": attention,
+    }
 
 
 def merge_words(tokens: Tensor, attention: Tensor) -> tuple[list[str], Tensor]:

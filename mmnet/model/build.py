@@ -6,7 +6,8 @@ import torch
 from open_clip.modified_resnet import ModifiedResNet
 from torch import nn
 
-from mmnet.config.schema import ModelConfig, TowerConfig
+from mmnet.config.run import ModelConfig
+from mmnet.config.schema import TowerConfig
 from mmnet.model.ablations import EqualScores, PlainWords, SingleMaskDecoder
 from mmnet.model.backbone_resnet import ResNetBackbone
 from mmnet.model.backbone_vit import ViTBackbone
@@ -23,7 +24,12 @@ from mmnet.model.text_encoder import TextEncoder
 
 def build_model(model: ModelConfig, tower: TowerConfig, *, weights: Path | None) -> MMNet:
     """Build MMNet on CLIP's towers, with their weights from a file, or random ones."""
-    clip = load_clip(tower.architecture, weights=weights, image_size=model.image_size)
+    clip = load_clip(
+        tower.architecture,
+        weights=weights,
+        image_size=model.image_size,
+        antialias=model.position_resize == "antialiased",
+    )
     backbone: ResNetBackbone | ViTBackbone
     if isinstance(clip.visual, ModifiedResNet):
         backbone = ResNetBackbone(clip.visual, channels=model.channels)
@@ -36,6 +42,7 @@ def build_model(model: ModelConfig, tower: TowerConfig, *, weights: Path | None)
         global_width=text_encoder.global_width,
         width=model.width,
         grid=grid,
+        norm=model.vector_norm != "none",
     )
     query_generator = QueryGenerator(
         channels=model.channels,
@@ -43,6 +50,8 @@ def build_model(model: ModelConfig, tower: TowerConfig, *, weights: Path | None)
         width=model.width,
         num_queries=model.num_queries,
         grid=grid,
+        norm=model.vector_norm,
+        visual_query=model.visual_query,
     )
     decoder = Decoder(
         width=model.width,
@@ -52,17 +61,29 @@ def build_model(model: ModelConfig, tower: TowerConfig, *, weights: Path | None)
         layers=model.decoder_layers,
         num_queries=model.num_queries,
         grid=grid,
+        bias=model.attention_bias,
     )
     projector = MaskProjector(width=model.width, grid=grid, relu_kernel=model.relu_kernel)
-    estimator = QueryEstimator(width=model.width, heads=model.heads)
+    estimator: nn.Module = QueryEstimator(
+        width=model.width,
+        heads=model.heads,
+        residual=model.estimator_residual,
+        bias=model.attention_bias,
+    )
+    if not model.mqe:  # Table 4. The estimator was made all the same: what follows is drawn after.
+        estimator = EqualScores(mean=model.unscored_masks == "mean")
     mask_decoder = (MaskDecoder if model.mmp else SingleMaskDecoder)(  # Table 3
-        projector=projector,
-        # Made in any case: the parts that follow are drawn after it.
-        estimator=estimator if model.mqe else EqualScores(),  # Table 4
+        projector=projector, estimator=estimator
     )
     if not model.f_vg:  # Table 4
         backbone.m_g = nn.Identity()
-        query_generator.words = PlainWords(token_width=text_encoder.token_width, width=model.width)
+        query_generator.words = PlainWords(
+            token_width=text_encoder.token_width,
+            width=model.width,
+            norm=model.vector_norm == "all",
+        )
+    if model.generator_init == "glorot":
+        query_generator.start_as_vlt()
     mmnet = MMNet(
         backbone=backbone,
         text_encoder=text_encoder,

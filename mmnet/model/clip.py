@@ -22,12 +22,17 @@ open_clip.add_model_config(Path(__file__).parent / "towers")
 
 
 def load_clip(
-    architecture: str, *, weights: Path | None, image_size: int | None = None
+    architecture: str,
+    *,
+    weights: Path | None,
+    image_size: int | None = None,
+    antialias: bool = True,
 ) -> open_clip.CLIP:
     """Make a CLIP in fp32, with weights from a file or random ones, for images of a given size.
 
     OpenAI's weights are TorchScript archives and ours hold a state dict; every tensor must find
-    its place. Another image size than the definition's resizes the position embeddings.
+    its place. Another image size than the definition's resizes the position embeddings,
+    `antialias` as in `resize_positions`.
     """
     config = open_clip.get_model_config(architecture)
     if config is None or config.pop("custom_text", False):
@@ -54,7 +59,7 @@ def load_clip(
                 "Name the architecture it was made for, or another file."
             ) from None
     if image_size is not None:
-        _set_image_size(clip.visual, image_size)
+        _set_image_size(clip.visual, image_size, antialias=antialias)
     return clip
 
 
@@ -126,7 +131,9 @@ def _tensors(module: _Named, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _tensors(value, f"{prefix}{name}.")
 
 
-def _set_image_size(visual: ModifiedResNet | VisionTransformer, image_size: int) -> None:
+def _set_image_size(
+    visual: ModifiedResNet | VisionTransformer, image_size: int, *, antialias: bool
+) -> None:
     """Fit a tower to square images, or, for a ViT, to the largest multiple of its patch."""
     pool = visual
     if isinstance(visual, ModifiedResNet):
@@ -137,18 +144,21 @@ def _set_image_size(visual: ModifiedResNet | VisionTransformer, image_size: int)
         visual.grid_size = (grid, grid)
         visual.image_size = (grid * visual.patch_size[0],) * 2
     pool.positional_embedding = nn.Parameter(
-        resize_positions(pool.positional_embedding.detach(), grid)
+        resize_positions(pool.positional_embedding.detach(), grid, antialias=antialias)
     )
 
 
-def resize_positions(positions: Tensor, grid: int) -> Tensor:
-    """Resample the grid of (1 + g * g, width) position embeddings; the global one stays."""
+def resize_positions(positions: Tensor, grid: int, *, antialias: bool = True) -> Tensor:
+    """Resample the grid of (1 + g * g, width) position embeddings; the global one stays.
+
+    Bicubic: with a = -0.5, as open_clip, or, without `antialias`, -0.75, as CRIS.
+    """
     first, cells = positions[:1], positions[1:]
     side = round(len(cells) ** 0.5)
     if side == grid:
         return positions
     cells = cells.T.unflatten(1, (side, side))[None]  # (1, width, g, g)
-    cells = F.interpolate(cells, (grid, grid), mode="bicubic", antialias=True)
+    cells = F.interpolate(cells, (grid, grid), mode="bicubic", antialias=antialias)
     return torch.cat([first, cells[0].flatten(1).T])
 
 

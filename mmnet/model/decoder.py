@@ -14,11 +14,13 @@ class DecoderLayer(nn.Module):
     residual branch and inside the MLP.
     """
 
-    def __init__(self, *, width: int, heads: int, ffn: int, dropout: float) -> None:
+    def __init__(
+        self, *, width: int, heads: int, ffn: int, dropout: float, bias: bool = False
+    ) -> None:
         super().__init__()
         self.ln_1, self.ln_2, self.ln_3 = (nn.LayerNorm(width) for _ in range(3))
-        self.mhsa = Attention(width=width, heads=heads)
-        self.mhca = Attention(width=width, heads=heads)
+        self.mhsa = Attention(width=width, heads=heads, bias=bias)
+        self.mhca = Attention(width=width, heads=heads, bias=bias)
         self.mlp = nn.Sequential(
             nn.Linear(width, ffn), nn.ReLU(), nn.Dropout(dropout), nn.Linear(ffn, width)
         )
@@ -50,10 +52,12 @@ class Decoder(nn.Module):
         layers: int,
         num_queries: int,
         grid: int,
+        bias: bool = False,
     ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
-            DecoderLayer(width=width, heads=heads, ffn=ffn, dropout=dropout) for _ in range(layers)
+            DecoderLayer(width=width, heads=heads, ffn=ffn, dropout=dropout, bias=bias)
+            for _ in range(layers)
         )
         # Pre-norm leaves the last sum unnormalised.
         self.ln = nn.LayerNorm(width)

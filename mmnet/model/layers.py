@@ -1,5 +1,7 @@
 """What several boxes of Figure 3 share: ReLU projections, coordinates, positions, attention."""
 
+import contextlib
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,10 +13,18 @@ from mmnet.data.transforms import interpolation
 
 
 class ReLULinear(nn.Sequential):
-    """ReLU(F W) on vectors."""
+    """ReLU(F W) on vectors (..., in_width); `norm` puts BatchNorm between, as CRIS's code does.
 
-    def __init__(self, in_width: int, out_width: int) -> None:
-        super().__init__(nn.Linear(in_width, out_width), nn.ReLU())
+    Its statistics are those of all vectors, of words those of padding too.
+    """
+
+    def __init__(self, in_width: int, out_width: int, *, norm: bool = False) -> None:
+        linear = nn.Linear(in_width, out_width, bias=not norm)
+        super().__init__(linear, *([nn.BatchNorm1d(out_width)] if norm else []), nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = super().forward(x.flatten(0, -2)).unflatten(0, x.shape[:-1])
+        return out
 
 
 class ReLUConv(nn.Sequential):
@@ -32,16 +42,19 @@ class Attention(nn.Module):
     """Multi-head attention of Eq. 12; with x as query, key and value it is MHSA."""
 
     # Eq. 12 omits V; we read it as standard attention (ref. 35). Its projections are matrices,
-    # without biases: LN's bias does their work before Eq. 11, and Softmax undoes it in Eq. 15.
-    def __init__(self, *, width: int, heads: int) -> None:
+    # by default without biases: LN's bias does their work before Eq. 11, and Softmax undoes it
+    # in Eq. 15.
+    def __init__(self, *, width: int, heads: int, bias: bool = False) -> None:
         super().__init__()
         self.heads = heads
-        self.w_q = nn.Linear(width, width, bias=False)
-        self.w_k = nn.Linear(width, width, bias=False)
-        self.w_v = nn.Linear(width, width, bias=False)
-        self.w_o = nn.Linear(width, width, bias=False)
+        self.w_q = nn.Linear(width, width, bias=bias)
+        self.w_k = nn.Linear(width, width, bias=bias)
+        self.w_v = nn.Linear(width, width, bias=bias)
+        self.w_o = nn.Linear(width, width, bias=bias)
         for w in (self.w_q, self.w_k, self.w_v, self.w_o):
             nn.init.xavier_uniform_(w.weight)
+            if bias:
+                nn.init.zeros_(w.bias)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         q, k, v = (
@@ -51,6 +64,19 @@ class Attention(nn.Module):
         heads = F.scaled_dot_product_attention(q, k, v)  # Eq. 12
         out: Tensor = self.w_o(heads.transpose(1, 2).flatten(2))  # (B, length, C)
         return out
+
+
+def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """Compute in the tensors' own precision; on the meta device there is no other."""
+    if device.type == "meta":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
+def full_precision(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Return the tensors in fp32 where autocast has rounded them."""
+    rounded = (torch.bfloat16, torch.float16)
+    return tuple(x.float() if x.dtype in rounded else x for x in tensors)
 
 
 def coordinates(height: int, width: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from mmnet.model.mask_projector import MaskProjector
+from mmnet.model.mask_projector import Made, MaskProjector
 
 # B batch, C width, N_q queries, H3 x W3 grid at stride 16.
 
@@ -11,7 +11,7 @@ class MaskDecoder(nn.Module):
     """y = Σ_n S_qn mask_n (Eq. 16), as one convolution.
 
     A mask is linear in its kernel, so the weighted sum of the masks is, exactly, the mask of the
-    weighted sum of the kernels and biases. `masks` makes all N_q, for those who look at them.
+    weighted sum of the kernels and biases. `MMNet.masks` makes all N_q, for those who look at them.
     """
 
     def __init__(self, *, projector: MaskProjector, estimator: nn.Module) -> None:
@@ -20,10 +20,12 @@ class MaskDecoder(nn.Module):
         self.estimator = estimator
 
     def forward(self, f_s: Tensor, f_q: Tensor) -> Tensor:
-        s_q = self.estimator(f_q)[:, None]  # (B, 1, N_q)
-        y: Tensor = self.projector(f_s, s_q @ self.projector.kernel(f_q))  # Eq. 16
-        return y.squeeze(1)  # (B, 4 H3, 4 W3)
+        return self.make(f_s, f_q).y
 
-    def masks(self, f_s: Tensor, f_q: Tensor) -> tuple[Tensor, Tensor]:
-        """Return each query's mask_n, (B, N_q, 4 H3, 4 W3), and its score, (B, N_q)."""
-        return self.projector(f_s, self.projector.kernel(f_q)), self.estimator(f_q)
+    def make(self, f_s: Tensor, f_q: Tensor) -> Made:
+        s_q = self.estimator(f_q)  # (B, N_q)
+        kernels = self.projector.kernel(f_q)  # (B, N_q, 9 C_p + 1)
+        kernel = s_q[:, None] @ kernels
+        maps = self.projector.maps(f_s)
+        y = self.projector(maps, kernel).squeeze(1)  # (B, 4 H3, 4 W3)  Eq. 16
+        return Made(y, s_q, kernels, maps)

@@ -4,9 +4,10 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from mmnet.model.ablations import SingleMaskDecoder
+from mmnet.model.ablations import EqualScores, SingleMaskDecoder
 from mmnet.model.decoder import Decoder
 from mmnet.model.mask_decoder import MaskDecoder
+from mmnet.model.mask_projector import Made
 from mmnet.model.neck import FusionNeck
 from mmnet.model.query_generator import QueryGenerator
 from mmnet.model.text_encoder import TextEncoder
@@ -22,6 +23,14 @@ class ImageFeatures(NamedTuple):
     v4: Tensor  # (B, C, H4, W4)  ReLU(F_v4 W_v4)
     f_vd: Tensor  # (B, N_q, N)
     f_vg: Tensor  # (B, C4)
+
+
+class Queries(NamedTuple):
+    """What the queries of B sentences are, and what is made of them."""
+
+    f_q: Tensor  # (B, N_q, C)
+    attention: Tensor  # (B, N_q, L)  A, zero on padding
+    made: Made
 
 
 class MMNet(nn.Module):
@@ -45,6 +54,11 @@ class MMNet(nn.Module):
         self.decoder = decoder
         self.mask_decoder = mask_decoder
 
+    @property
+    def has_scores(self) -> bool:
+        """Whether the queries are scored by the Multi-Query Estimator."""
+        return not isinstance(self.mask_decoder.estimator, EqualScores)
+
     def forward(self, image: Tensor, tokens: Tensor) -> Tensor:
         """Figure 3, left to right: one mask of logits per sentence, (B, 4 H3, 4 W3)."""
         return self.segment(self.encode_image(image), tokens)
@@ -60,6 +74,11 @@ class MMNet(nn.Module):
         y: Tensor = self.mask_decoder(f_s, f_q)
         return y
 
+    def read(self, features: ImageFeatures, tokens: Tensor) -> Queries:
+        """Return the masks of `segment`, with all that made them, at the same cost."""
+        f_s, f_q, attention = self.decode(features, tokens)
+        return Queries(f_q, attention, self.mask_decoder.make(f_s, f_q))
+
     def decode(self, features: ImageFeatures, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return F_s (B, N, C), F_q (B, N_q, C) and the attention A (B, N_q, L)."""
         f_t, f_tg, is_pad = self.text_encoder(tokens)
@@ -68,12 +87,10 @@ class MMNet(nn.Module):
         f_s = self.decoder(f_vt, f_q)
         return f_s, f_q, attention
 
-    def masks(self, features: ImageFeatures, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return each query's mask (B, N_q, 4 H3, 4 W3), score (B, N_q) and words (B, N_q, L).
+    def masks(self, made: Made, some: slice = slice(None)) -> Tensor:
+        """Return the masks (S, N_q, 4 H3, 4 W3) of all single queries of some sentences.
 
         Not of a model without MMP, whose queries make one mask together.
         """
-        f_s, f_q, attention = self.decode(features, tokens)
-        assert isinstance(self.mask_decoder, MaskDecoder)  # one mask per query
-        masks, scores = self.mask_decoder.masks(f_s, f_q)
-        return masks, scores, attention
+        assert made.kernels is not None  # one mask per query
+        return self.mask_decoder.projector.masks(made.maps[some], made.kernels[some])

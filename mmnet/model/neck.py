@@ -15,11 +15,17 @@ class FusionNeck(nn.Module):
     """
 
     def __init__(
-        self, *, channels: Sequence[int], global_width: int, width: int, grid: int
+        self,
+        *,
+        channels: Sequence[int],
+        global_width: int,
+        width: int,
+        grid: int,
+        norm: bool = False,
     ) -> None:
         super().__init__()
         self.laterals = Laterals(channels=channels, width=width)
-        self.w_tg = ReLULinear(global_width, width)
+        self.w_tg = ReLULinear(global_width, width, norm=norm)
         self.pyramid = Pyramid(width=width, grid=grid)
 
     def forward(self, v2: Tensor, v3: Tensor, v4: Tensor, f_tg: Tensor) -> Tensor:

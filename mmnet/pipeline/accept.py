@@ -87,14 +87,11 @@ def _check_values(old: Identity, new: Identity, run: RunPaths) -> None:
 
 def _check_sizes(config: Config, weights: dict[str, Tensor], run: RunPaths) -> None:
     """The code may have changed the model's sizes, whatever its values."""
-    expected = on_meta(config.model, config.tower).state_dict()
-    for name in sorted({*expected, *weights}):
-        sizes = [tuple(w[name].shape) if name in w else None for w in (weights, expected)]
-        if sizes[0] != sizes[1]:
-            raise CheckpointError(
-                f"{run.folder}: {name} has the size {sizes[0]}; the code now makes {sizes[1]}. "
-                "Train it again."
-            )
+    try:
+        on_meta(config.model, config.tower).load_state_dict(weights, assign=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"{run.folder}: {reason}. Train it again.") from None
 
 
 def _check_unused(work: WorkPaths, run: RunPaths) -> None:

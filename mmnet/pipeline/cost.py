@@ -8,7 +8,8 @@ from tabulate import tabulate
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmnet.config.schema import ModelConfig, TowerConfig
+from mmnet.config.run import ModelConfig
+from mmnet.config.schema import TowerConfig
 from mmnet.model.build import build_model
 from mmnet.model.mmnet import MMNet
 
@@ -24,11 +25,11 @@ PARTS = {
     "mask_decoder.projector": ("mask",),
     "mask_decoder.estimator": ("S_q",),
 }
-# MMNet calls these itself, so that sentences share an image: they count for their box.
+# Called from outside their box, by what shares their result: they count for it all the same.
 CALLED_APART = {
     "neck": ("neck.laterals",),
     "query_generator": ("query_generator.dense",),
-    "mask_decoder.projector": ("mask_decoder.projector.w_p",),
+    "mask_decoder.projector": ("mask_decoder.projector.w_p", "mask_decoder.projector.conv"),
 }
 
 

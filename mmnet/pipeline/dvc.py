@@ -34,7 +34,8 @@ def adopt() -> tuple[int, int]:
         recorded = [stage for stage in stages if _is_recorded(stage)]
         if not recorded:
             raise LedgerError("dvc.lock has no record of these stages. Fetch it with `git pull`.")
-        differences = [line for stage in recorded for line in _differences(stage)]
+        differences = [f"{path} ({change})" for path, change in _changes(repo, recorded)]
+        differences += [line for s in recorded for dep in s.deps for line in _lines(dep.status())]
     if differences:
         raise LedgerError(
             f"not as dvc.lock has it: {_listed(differences)}. Fetch what is missing with `dvc "
@@ -59,8 +60,10 @@ def record() -> tuple[int, int]:
         if not present:
             raise LedgerError("no stage of dvc.yaml has all its files here. Run snakemake first.")
         _check_up_to_date(present)
-        recorded = [stage for stage in present if _is_recorded(stage)]
-        if changed := [line for stage in recorded for line in _changed_by_hand(stage)]:
+        # Outputs that dvc.lock has otherwise, though code, values and inputs are the recorded ones.
+        same = [s for s in present if _is_recorded(s) and not any(d.status() for d in s.deps)]
+        # More files than were recorded are no damage: another tower was trained.
+        if changed := [path for path, change in _changes(repo, same) if change != "added"]:
             raise LedgerError(
                 f"changed, although its inputs did not: {_listed(changed)}. Restore it with `dvc "
                 "checkout FILE`, or delete it and run snakemake. If other bytes are right, as from "
@@ -110,40 +113,14 @@ def _check_up_to_date(stages: list[Any]) -> None:
         )
 
 
-def _differences(stage: Any) -> Iterator[str]:
-    """What is not as dvc.lock has it: outputs, code, values and inputs."""
-    for out in stage.outs:
-        yield from (f"{path} ({change})" for path, change in _changes(out))
-    for dep in stage.deps:
-        yield from _lines(dep.status())
-
-
-def _changed_by_hand(stage: Any) -> Iterator[str]:
-    """Outputs that dvc.lock has otherwise, while code, values and inputs are the recorded ones."""
-    if not any(dep.status() for dep in stage.deps):
-        for out in stage.outs:
-            # More files than were recorded are no damage: another tower was trained.
-            yield from (path for path, change in _changes(out) if change != "added")
-
-
-def _changes(out: Any) -> Iterator[tuple[str, str]]:
-    """Yield the files of an output that are not as recorded: path, and what happened to it."""
-    if not out.exists:
-        yield out.def_path, "missing"
-        return
-    recorded, tree = out.hash_info, out.get_obj()
-    out.save()
-    if out.hash_info == recorded:
-        return
-    if not (recorded.isdir and tree and out.hash_info.isdir):
-        yield out.def_path, "modified"
-        return
-    before, after = tree.as_dict(), out.obj.as_dict()
-    for key in sorted({*before, *after}):
-        if key not in after or key not in before:
-            yield "/".join([out.def_path, *key]), "added" if key in after else "missing"
-        elif before[key][1] != after[key][1]:
-            yield "/".join([out.def_path, *key]), "modified"
+def _changes(repo: Any, stages: list[Any]) -> list[tuple[str, str]]:
+    """Return the output files that are not as dvc.lock has them, with what happened to each."""
+    if not (outs := [out.def_path for stage in stages for out in stage.outs]):
+        return []
+    found = repo.data_status(outs, granular=True, with_renames=False)["uncommitted"]
+    changes = [(path, change) for change, paths in found.items() for path in paths]
+    # Of a folder that exists, its files are listed too.
+    return [one for one in changes if one[1] != "modified" or not one[0].endswith("/")]
 
 
 def _lines(status: dict[str, Any]) -> Iterator[str]:

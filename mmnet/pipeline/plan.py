@@ -12,7 +12,8 @@ from matplotlib.ticker import EngFormatter
 from tabulate import tabulate
 
 from mmnet.config.paths import Paths
-from mmnet.config.schema import Config, Params, part_size
+from mmnet.config.run import part_size
+from mmnet.config.schema import Config, Params
 from mmnet.config.tables import TABLES
 from mmnet.data.refer import read_table
 from mmnet.pipeline.cost import Cost, cost

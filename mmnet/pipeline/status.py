@@ -3,12 +3,12 @@
 It reads small files and hashes inputs. Torch is imported only for times that no run has measured.
 """
 
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
 
@@ -21,9 +21,6 @@ from mmnet.config.schema import Config, Params
 from mmnet.runtime.errors import ConfigError
 from mmnet.runtime.files import checksum, is_locked, read_json
 from mmnet.runtime.progress import duration, readable
-
-Kind = tuple[str, int]
-"""Of runs that take about equally long per epoch: the tower's architecture and the image size."""
 
 SHOWN = 3
 """Differences that a line names; of more, the count."""
@@ -38,42 +35,25 @@ class Work:
     identity: Identity
 
     def __post_init__(self) -> None:
-        paths, values = self.paths, self.identity.values
+        paths, epochs = self.paths, self.identity.values["train"]["epochs"]
         self.run: tuple[Any, Any] = self.about.get("experiment"), self.about.get("seed")
-        self.kind: Kind = values["tower"]["architecture"], values["model"]["image_size"]
         self.state = "training" if is_locked(paths.folder) else "interrupted"
         if paths.finished.is_file() and paths.best.is_file():
             self.state = "finished"
         self.has_saved = paths.last.is_file() or paths.previous.is_file()
         self.size = sum(path.stat().st_size for path in paths.folder.glob("*.pt"))
+        self.epochs_done, self.pace = 0.0, None
+        """Until its last saved state; measured seconds per epoch, None before the first's end."""
         progress = read_json(paths.progress)
-        self.epochs_done = _epochs_done(progress, paths.metrics)
-        """Until its last saved state; without the steps of an unfinished first epoch."""
-        seconds = progress.get("seconds")
-        self.pace = (
-            seconds / self.epochs_done
-            if self.epochs_done and isinstance(seconds, int | float)
-            else None
-        )
-        """Measured seconds per epoch; None before the end of the first."""
-        epochs = values["train"]["epochs"]
+        # Where these are damaged, it is as if nothing was measured: no result depends on them.
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError, ArithmeticError):
+            last = json.loads(paths.metrics.read_text(encoding="utf-8").splitlines()[-1])
+            self.epochs_done = progress["epoch"] + progress["steps"] * last["epoch"] / last["step"]
+            self.pace = progress["seconds"] / self.epochs_done
         self.position = f"epoch {min(int(self.epochs_done) + 1, epochs)}/{epochs}"
 
 
-def _epochs_done(progress: dict[str, Any], metrics: Path) -> float:
-    """Return the epochs done; 0 where the files are damaged: no result depends on them."""
-    try:
-        epochs = float(progress.get("epoch", 0))
-        if epochs:
-            last = json.loads(metrics.read_text(encoding="utf-8").splitlines()[-1])
-            epochs += progress["steps"] * last["epoch"] / last["step"]
-    except (OSError, ValueError, LookupError, TypeError):
-        return 0.0
-    return epochs
-
-
-@dataclass(frozen=True)
-class Expected:
+class Expected(NamedTuple):
     """What a run's identity is now, as far as its inputs exist."""
 
     config: Config
@@ -85,10 +65,6 @@ class Expected:
     @property
     def run(self) -> tuple[str, int]:
         return self.config.experiment, self.config.seed
-
-    @property
-    def kind(self) -> Kind:
-        return self.config.tower.architecture, self.config.model.image_size
 
     def beside(self, known: Identity) -> Identity:
         """Return it; inputs that do not exist are taken to be those of a `known` identity."""
@@ -120,7 +96,7 @@ class RunStatus(NamedTuple):
 def status(params: Params, paths: Paths, tables: Sequence[str], *, tflops: float) -> str:
     """Return a line for each run of the tables, or of all; other work folders; the time left."""
     works = works_of(paths)
-    runs = statuses(expected_runs(params, paths, tables), paths, works)
+    runs = [_status(run, paths, works) for run in expected_runs(params, paths, tables)]
     rows = [("experiment", "seed", "state", "")]
     for run in runs:
         experiment, seed = run.expected.run
@@ -132,7 +108,7 @@ def status(params: Params, paths: Paths, tables: Sequence[str], *, tflops: float
         f"Profile {params.profile} ({params.active.label}), runs: "
         + ", ".join(f"{count} {state}" for state, count in counts.items()),
         "",
-        _table(rows),
+        tabulate(rows, tablefmt="plain", disable_numparse=True),
         *_others(runs, works, of_all=not tables),
         "",
         _time_left(runs, params, paths, tflops),
@@ -154,15 +130,17 @@ def expected_runs(params: Params, paths: Paths, tables: Sequence[str]) -> list[E
     return runs
 
 
-def statuses(runs: Iterable[Expected], paths: Paths, works: Sequence[Work]) -> list[RunStatus]:
-    """Return what runs are doing, as their published files and the work folders say."""
-    found = []
-    for run in runs:
-        own = next((w for w in works if run.beside(w.identity) == w.identity), None)
-        alike = [work.pace for work in works if work.pace and work.kind == run.kind]
-        pace = (own and own.pace) or (mean(alike) if alike else None)
-        found.append(RunStatus(run, *_state(run, paths.run(*run.run), own), own, pace))
-    return found
+def _status(run: Expected, paths: Paths, works: Sequence[Work]) -> RunStatus:
+    """Return what a run is doing, as its published files and the work folders say."""
+
+    def kind(values: dict[str, Any]) -> tuple[Any, Any]:  # about equally long epochs
+        return values["tower"]["architecture"], values["model"]["image_size"]
+
+    own = next((w for w in works if run.beside(w.identity) == w.identity), None)
+    own_kind = kind(run.config.training_values())
+    alike = [w.pace for w in works if w.pace and kind(w.identity.values) == own_kind]
+    pace = (own and own.pace) or (mean(alike) if alike else None)
+    return RunStatus(run, *_state(run, paths.run(*run.run), own), own, pace)
 
 
 def _state(run: Expected, files: RunPaths, work: Work | None) -> tuple[str, str]:
@@ -172,14 +150,13 @@ def _state(run: Expected, files: RunPaths, work: Work | None) -> tuple[str, str]
     has_checkpoint = files.checkpoint.is_file()
     if known is not None and has_checkpoint and run.beside(known) == known:
         unsure = f"not compared, since not found: {run.missing}" if run.missing else ""
-        return "finished", _joined(_accepted(published), unsure)
+        return "finished", "; ".join(filter(None, (_accepted(published), unsure)))
     if work is not None and (work.state != "interrupted" or work.has_saved):
-        details = {
-            "finished": _joined("not published: run mmnet train", _accepted(work.about)),
-            "training": work.position,
-            "interrupted": f"{work.position}, {readable(work.size)}",
-        }
-        return work.state, details[work.state]
+        if work.state == "finished":
+            why = filter(None, ("not published: run mmnet train", _accepted(work.about)))
+            return work.state, "; ".join(why)
+        size = f", {readable(work.size)}" if work.state == "interrupted" else ""
+        return work.state, work.position + size
     if has_checkpoint and known is not None:
         return "stale", shown(differences(known, run.beside(known)))
     if has_checkpoint:
@@ -204,15 +181,6 @@ def _accepted(about: dict[str, Any]) -> str:
     """What a run was accepted in spite of."""
     found = [one for accepted in about.get("accepted", []) for one in accepted["differences"]]
     return f"accepted: {shown(found)}" if found else ""
-
-
-def _joined(*parts: str) -> str:
-    return "; ".join(filter(None, parts))
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    text: str = tabulate(rows, tablefmt="plain", disable_numparse=True)
-    return text
 
 
 def _time_left(runs: Iterable[RunStatus], params: Params, paths: Paths, tflops: float) -> str:
@@ -254,5 +222,5 @@ def _others(runs: Iterable[RunStatus], works: Iterable[Work], *, of_all: bool) -
         "",
         f"Work folders of other values, data or code ({size}), used again when these are restored. "
         "Delete what is not needed:",
-        _table(rows),
+        tabulate(rows, tablefmt="plain", disable_numparse=True),
     ]

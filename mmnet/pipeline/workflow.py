@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from mmnet.config.paths import Paths, RunPaths
 from mmnet.config.schema import Config, Params
-from mmnet.config.tables import TABLES, check_rows, runs_of, shown_run
+from mmnet.config.tables import MIN_SEEDS, SHOWN, TABLES, check_rows, runs_of, shown_run
 from mmnet.report.claims.statements import wanted_runs
 from mmnet.runtime.errors import ConfigError
 from mmnet.runtime.files import checksum
@@ -133,6 +133,12 @@ class Workflow:
     def scores_of(self, table: str) -> list[Path]:
         return [self.paths.run(*run).scores for run in runs_of(table, self.params)]
 
+    def marking_rows(self, table: str) -> list[Path]:
+        """Return the rows per sentence that a table's marks come from, where it has any."""
+        if table not in SHOWN or len(self.params.seeds) < MIN_SEEDS:
+            return []
+        return [self.paths.run(*run).rows for run in runs_of(table, self.params)]
+
     @property
     def curves(self) -> list[Path]:
         """Return the epochs of every run."""
@@ -163,7 +169,7 @@ class Workflow:
             "seeds": self.params.seeds,
             "runs": self.predictions_of(configs),
             "labels": [config.tower.label for config in configs],
-            "scores": self.found(self.scores_of(table)),
+            "scores": self.found([*self.scores_of(table), *self.marking_rows(table)]),
         }
 
     # What jobs request.

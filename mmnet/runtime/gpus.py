@@ -5,6 +5,7 @@ A GPU is held by a file lock of the operating system, which ends with its holder
 """
 
 import contextlib
+import itertools
 import os
 import re
 import subprocess
@@ -80,14 +81,10 @@ def visible() -> list[str]:
     uuids = re.findall(r"^GPU .*\(UUID: (GPU-[\w-]+)\)", listed, flags=re.MULTILINE)
     if (given := os.environ.get(VISIBLE)) is None:
         return uuids
-    gpus: list[str] = []
-    for name in map(str.strip, given.split(",")):  # an index, a UUID or the beginning of one
-        at_index = uuids[int(name) :][:1] if name.isdecimal() else None
-        found = at_index or [uuid for uuid in uuids if name and uuid.startswith(name)]
-        if len(found) != 1:
-            break  # CUDA too ignores what follows an unknown name
-        gpus += found
-    return list(dict.fromkeys(gpus))
+    known = {name: uuid for index, uuid in enumerate(uuids) for name in (str(index), uuid)}
+    # CUDA too ignores what follows an unknown name.
+    names = itertools.takewhile(known.__contains__, map(str.strip, given.split(",")))
+    return list(dict.fromkeys(known[name] for name in names))
 
 
 def _lock(known: list[str], count: int, locks: contextlib.ExitStack) -> list[str]:

@@ -5,119 +5,99 @@ sends them. What that cannot send, `mmnet mlflow-sync` sends later.
 """
 
 import contextlib
-import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mmnet.config.identity import Identity
 from mmnet.config.paths import Paths, RunPaths
 from mmnet.config.schema import Config, Params
-from mmnet.config.tables import rows_of_run
 from mmnet.runtime.errors import MMNetError, Stopped, TrackingError
 from mmnet.runtime.files import read_json
 from mmnet.runtime.progress import say
-from mmnet.tracking.record import IDENTITY, Status, begin, modified, note, published, read
+from mmnet.tracking.record import IDENTITY, Status, begin, modified, published, read
 from mmnet.tracking.store import Store, silence_mlflow
 
 WAIT = 20.0
 """Seconds that a finished training waits at most for MLflow to take the last of it."""
 LOOK_EVERY = 0.5
-MISSING = "{}: missing or damaged; pull or train the run again."
 SAMPLE_EVERY = 20
 """Seconds between system metrics, unless MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL says others."""
 
 
-@contextlib.contextmanager
-def recorded(
-    config: Config, run: RunPaths, identity: Identity, tables: list[dict[str, str]], device: Any
-) -> Iterator[None]:
-    """Record the training in the block; what goes wrong with that is one line."""
-    recorder: _Recorder | None = None
-    try:
-        # Here, not in the thread: data loaders fork, and an import under way must not be copied.
-        silence_mlflow()
-        begin(config, run, identity, tables, device)
-        recorder = _Recorder(run, identity, tables)
-    except Exception as error:
-        say(f"mlflow: {run.name} is not recorded: {_text(error)}")
-    status: Status = "KILLED"
-    try:
-        yield
-        status = "FINISHED"
-    except Stopped:
-        raise  # not failed: it is saved, and its queue grants it seconds
-    except Exception:
-        status = "FAILED"
-        raise
-    finally:
-        if recorder:
-            recorder.end(status)
+class Recording(contextlib.AbstractContextManager[None]):
+    """Records the training in the block; the first thing that goes wrong with that is one line."""
 
-
-class _Recorder:
-    """The thread that sends a training as it goes. Its first failure is its last call of MLflow."""
-
-    def __init__(self, run: RunPaths, identity: Identity, tables: list[dict[str, str]]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        run: RunPaths,
+        identity: Identity,
+        tables: Sequence[str],
+        device: Any,
+    ) -> None:
         self.run, self.identity, self.tables = run, identity, tables
-        self.work = run.work(identity)
+        self.status: Status = "RUNNING"
         self.is_over, self.has_failed = threading.Event(), False
-        self.monitor: Any = None
         # A daemon: the process can exit although a call hangs.
         self.thread = threading.Thread(target=self._follow, name="mlflow", daemon=True)
-        self.thread.start()
+        try:
+            # Not in the thread: data loaders fork, and an import under way must not be copied.
+            silence_mlflow()
+            begin(config, run, identity, device)
+            self.thread.start()
+        except Exception as error:
+            self._fail(error)
 
-    def end(self, status: Status) -> None:
-        """Note how the training ended; give MLflow `WAIT` seconds, none where it was stopped."""
-        with contextlib.suppress(OSError, MMNetError, ValueError):  # a full disk
-            note(self.work, self.identity, status)
+    def __exit__(self, kind: type[BaseException] | None, *details: Any) -> None:
+        # One that was stopped has saved its state, and its queue grants it seconds: no waiting.
+        is_failed = kind and issubclass(kind, Exception) and not issubclass(kind, Stopped)
+        self.status = "FAILED" if is_failed else "KILLED" if kind else "FINISHED"
         self.is_over.set()
-        if status == "KILLED":
-            return
-        self.thread.join(WAIT)
-        if self.thread.is_alive():
-            self._fail(f"the store did not take all of {self.run.name} in {WAIT:.0f} s.")
+        if self.status != "KILLED" and not self.has_failed:
+            self.thread.join(WAIT)
+            if self.thread.is_alive():
+                self._fail(TrackingError(f"the store did not take all in {WAIT:.0f} s."))
 
-    def _fail(self, reason: str) -> None:
+    def _fail(self, error: Exception) -> None:
         if not self.has_failed:
-            say(f"mlflow: {reason} Training is not affected; send the rest: mmnet mlflow-sync.")
+            say(
+                f"mlflow: {self.run.name}: {_text(error)} Training is not affected; send the rest: "
+                "mmnet mlflow-sync."
+            )
         self.has_failed = True
 
     def _follow(self) -> None:
-        seen, is_over, store = -1, False, None
-        while not is_over:
-            is_over = self.is_over.wait(0 if seen == -1 else LOOK_EVERY)
-            before, path = seen, self.work.metrics
-            seen = modified(path) if path.exists() else 0
-            if seen == before and not is_over:
-                continue
-            try:
-                note(self.work, self.identity)  # also where MLflow fails
-                if not self.has_failed:
-                    store = store or Store(self.run.root)
-                    self._send(store, is_training=not is_over)
-            except Exception as error:
-                self._fail(_text(error))
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-    def _send(self, store: Store, *, is_training: bool) -> None:
-        record = read(self.run, self.identity, tables=self.tables, is_training=is_training)
-        run_id, report = store.send(record)
+        try:
+            store, work = Store(self.run.root), self.run.work(self.identity)
+            run_id, seen = self._send(store), None
+            monitor = SystemMetricsMonitor(run_id, SAMPLE_EVERY, 1, True, None, store.uri)
+            if self.status == "RUNNING" and not work.finished.is_file():
+                monitor.start()
+            while not self.is_over.wait(LOOK_EVERY):
+                now = modified(work.metrics) if work.metrics.is_file() else None
+                if now != seen:
+                    self._send(store)
+                seen = now
+            monitor.finish()
+            self._send(store)
+        except Exception as error:
+            self._fail(error)
+
+    def _send(self, store: Store) -> str:
+        run_id, report = store.send(read(self.run, self.identity, self.tables, self.status))
         if run_id is None:
-            raise TrackingError(f"{self.run.name}: {report}.")
-        if self.monitor is None and record.status == "RUNNING":
-            self.monitor = _system_metrics(store.uri, run_id)
-        elif self.monitor is not None and not is_training:
-            self.monitor.finish()
+            raise TrackingError(f"{report}.")
+        return run_id
 
 
-def send(run: RunPaths, tables: list[dict[str, str]]) -> None:
+def send(run: RunPaths, tables: Sequence[str]) -> None:
     """Send what MLflow lacks of a published run; what goes wrong is one line."""
     try:
-        identity = published(run)
-        if identity is None:
-            raise TrackingError(MISSING.format(run.identity))
-        Store(run.root).send(read(run, identity, tables=tables))
+        Store(run.root).send(read(run, published(run), tables))
     except Exception as error:
         say(f"mlflow: {_text(error)} The results are written.")
 
@@ -129,15 +109,14 @@ def sync_all(paths: Paths, folders: list[Path], params: Params) -> Store:
         TrackingError: the store cannot be used, or a folder is not a run folder; or a run's files
             are damaged, when all others are sent.
     """
-    runs = [_run_in(folder, paths) for folder in folders] or _all_runs(paths)
-    store = Store(paths.root)
-    problem = None
+    trainings = _trainings(paths)
+    runs = [_run_in(folder, trainings) for folder in folders] or sorted(trainings, key=str)
+    store, problem = Store(paths.root), None
     for run in runs:
-        tables = None
-        if run.experiment in params.experiments and run.profile == params.profile:
-            tables = rows_of_run(params.resolve(run.experiment, int(run.seed)), params)
+        experiment = params.experiments.get(run.experiment)
+        tables = experiment.tables if experiment else None
         try:
-            records = [read(run, identity, tables=tables) for identity in _trainings(run)]
+            records = [read(run, identity, tables) for identity in trainings[run] or (None,)]
         except TrackingError as error:
             say(f"{run.name}: {error}")
             problem = problem or error
@@ -149,54 +128,25 @@ def sync_all(paths: Paths, folders: list[Path], params: Params) -> Store:
     return store
 
 
-def _all_runs(paths: Paths) -> list[RunPaths]:
-    """Return the runs that were trained here or have results here."""
-    abouts = [read_json(work.about) for work in paths.works]
-    named = [about for about in abouts if {"experiment", "seed"} <= about.keys()]
-    found = {paths.run(about["experiment"], about["seed"]) for about in named}
-    published = paths.root.glob(str(RunPaths(paths.profile, "*", "*").metrics))
-    return sorted(found | {_run_in(path.parent, paths) for path in published}, key=str)
+def _trainings(paths: Paths) -> dict[RunPaths, list[Identity]]:
+    """Return the runs that have results here or are trained here, with their trainings."""
+    folders = paths.root.glob(f"runs/{paths.profile}/*/seed*")
+    runs = [paths.run(f.parent.name, int(f.name[4:])) for f in folders if f.name[4:].isdecimal()]
+    found: dict[RunPaths, list[Identity]] = {run: [] for run in runs}
+    for about in map(read_json, [r.identity for r in runs] + [w.about for w in paths.works]):
+        if identity := Identity.from_dict(about.get("identity")):
+            known = found.setdefault(paths.run(about["experiment"], about["seed"]), [])
+            known += [identity] * (identity not in known)
+    return found
 
 
-def _trainings(run: RunPaths) -> list[Identity]:
-    """Return the trainings of a run: the published one, and those that work here.
-
-    Raises:
-        TrackingError: there is none.
-    """
-    files = [run.identity, *(work.about for work in Paths(run.profile, run.root).works)]
-    found = {}
-    for about in map(read_json, files):
-        identity = Identity.from_dict(about.get("identity"))
-        if identity and (about.get("experiment"), about.get("seed")) == (run.experiment, run.seed):
-            found[identity.digest] = identity
-    if not found:
-        raise TrackingError(MISSING.format(run.identity))
-    return list(found.values())
-
-
-def _run_in(folder: Path, paths: Paths) -> RunPaths:
-    # Not resolved: `runs/` may be a link.
-    *_, profile, experiment, last = ("", "", *folder.absolute().parts)
-    if seed := re.fullmatch(r"seed(\d+)", last):
-        run = RunPaths(profile, experiment, int(seed[1]), paths.root)
+def _run_in(folder: Path, known: dict[RunPaths, Any]) -> RunPaths:
+    for run in known:
         if folder.is_dir() and run.folder.is_dir() and run.folder.samefile(folder):
             return run
-    raise TrackingError(f"{folder}: is not a run folder (expected runs/PROFILE/EXPERIMENT/seedN).")
-
-
-def _system_metrics(uri: str, run_id: str) -> Any:
-    """Start MLflow's own monitor of processor, memory, disk, network and GPUs."""
-    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-
-    class Monitor(SystemMetricsMonitor):
-        def monitor(self) -> None:
-            with contextlib.suppress(Exception):  # a thread's error is a traceback on stderr
-                super().monitor()
-
-    monitor = Monitor(run_id, sampling_interval=SAMPLE_EVERY, resume_logging=True, tracking_uri=uri)
-    monitor.start()
-    return monitor
+    raise TrackingError(
+        f"{folder}: is not a run folder of the profile (expected runs/PROFILE/EXPERIMENT/seedN)."
+    )
 
 
 def _text(error: Exception) -> str:

@@ -1,10 +1,9 @@
 """Where a training runs: git revision, packages, device."""
 
-import contextlib
 import platform
 import re
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +15,23 @@ PACKAGES = ("torch", "torchvision", "open_clip_torch", "numpy", "pandas", "pillo
 
 def packages() -> dict[str, str]:
     """Return the versions of Python and of PACKAGES."""
-    found = {"python": platform.python_version()} | dict.fromkeys(PACKAGES, "unknown")
-    for name in PACKAGES:
-        with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
 def revision(root: Path) -> dict[str, Any]:
     """Return git's revision and the files that differ from it; both None outside a repository."""
-    commit = _git(root, "rev-parse", "HEAD")
-    # DVC writes its lock after each stage: it says what came out, not what went in.
-    status = _git(root, "status", "--porcelain", "--", ".", ":!dvc.lock")
-    if commit is None or status is None:
+
+    def git(*arguments: str) -> str:
+        command = ["git", *arguments]
+        return subprocess.check_output(command, cwd=root, stderr=subprocess.DEVNULL, text=True)
+
+    try:
+        commit = git("rev-parse", "HEAD").strip()
+        # DVC writes its lock after each stage: it says what came out, not what went in.
+        changed = git("status", "--porcelain", "--", ".", ":!dvc.lock").splitlines()
+    except (OSError, subprocess.SubprocessError):
         return {"commit": None, "changed": None}
-    return {"commit": commit.strip(), "changed": [line[3:] for line in status.splitlines()]}
+    return {"commit": commit, "changed": [line[3:] for line in changed]}
 
 
 def check_clean(root: Path) -> None:
@@ -60,11 +61,3 @@ def describe_device(device: Any) -> str:
     text = known.read_text(encoding="utf-8") if known.is_file() else ""
     model = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
     return f"{device.type}, {model[1].strip() if model else platform.machine()}"
-
-
-def _git(root: Path, *arguments: str) -> str | None:
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        return subprocess.check_output(
-            ["git", *arguments], cwd=root, stderr=subprocess.DEVNULL, text=True, timeout=30
-        )
-    return None

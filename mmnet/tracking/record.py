@@ -1,57 +1,42 @@
 """What MLflow shall hold of a training, read from the training's own files: without MLflow.
 
-`record.json` in the work folder has what training does not write: where and when it ran.
+`record.json` in the work folder has what training does not write: when, where and with what.
 """
 
 import hashlib
 import json
-import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import yaml
 
 from mmnet.config.identity import Identity, flat
-from mmnet.config.paths import RunPaths, WorkPaths
+from mmnet.config.paths import RunPaths
 from mmnet.config.schema import Config
 from mmnet.runtime.errors import TrackingError
-from mmnet.runtime.files import checksum, is_locked, locked, read_json, write_json
+from mmnet.runtime.files import checksum, is_locked, read_json, write_json
 from mmnet.tracking.provenance import describe_device, packages, revision
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
+Point = tuple[str, float, int, int]
+"""A value as MLflow's `Metric` takes it: name, value, milliseconds, step (0 for scores)."""
 
-NOTE = (
-    "Metrics are fractions, not percent. `val/...`, `testA/...`: of the best checkpoint, at the "
-    "images' original size. `val per epoch/...` and `train/...`: while training; their step is the "
-    "epoch. Pr_0.5 is Pr@0.5. Parameters are all that shapes the training."
-)
 IDENTITY = "mmnet.identity"
 """The tag by which a training is found."""
-_NOTING = threading.Lock()
-
-
-class Point(NamedTuple):
-    """A value as MLflow's `Metric` takes it: step 0 for scores, time in milliseconds."""
-
-    key: str
-    value: float
-    time: int
-    step: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """All that MLflow shall hold of a training."""
+    """All that MLflow shall hold of a training; times in milliseconds."""
 
     name: str
     profile: str
     status: Status
     started: int
     ended: int
-    tables: list[dict[str, str]]
-    """As `config.tables.rows_of_run` returns them; the first is the run's parent."""
     params: dict[str, str]
     tags: dict[str, str]
     points: list[Point]
@@ -59,54 +44,17 @@ class Record:
     """File name -> content."""
 
 
-def begin(
-    config: Config, run: RunPaths, identity: Identity, tables: list[dict[str, str]], device: Any
-) -> None:
-    """Note where a training runs; of one that resumes, or is published again, keep what is noted.
+def begin(config: Config, run: RunPaths, identity: Identity, device: Any) -> None:
+    """Note when and where a training starts; of one that resumes or is finished, change nothing.
 
     Raises:
-        MMNetError: another process works in its folder, or it cannot be written.
+        MMNetError: its folder cannot be written.
     """
     work = run.work(identity)
-    with locked(work.folder):
-        record = noted(work, identity)
-        if work.finished.is_file() and not record:
-            return  # trained unnoted, and not here and now
-        record = record or {
-            "identity": identity.digest,
-            "started": milliseconds(),
-            "git": revision(Path()),
-            "packages": packages(),
-            "device": describe_device(device),
-            "epochs": [],
-            "ended": None,
-        }
-        record |= {"config": config.model_dump(mode="json"), "tables": tables}
-        record["ended"] = record["ended"] if work.finished.is_file() else None
-        write_json(work.record, record)
-        note(work, identity)
-
-
-def noted(work: WorkPaths, identity: Identity) -> dict[str, Any]:
-    """Return what `begin` and later notes wrote; nothing where it is missing or damaged."""
-    found = read_json(work.record)
-    keys = {"started", "git", "packages", "device", "epochs", "config", "tables", "ended"}
-    return found if found.get("identity") == identity.digest and found.keys() >= keys else {}
-
-
-def note(work: WorkPaths, identity: Identity, status: Status | None = None) -> None:
-    """Note when each epoch was first seen in the metrics, and with which status training ended."""
-    with _NOTING:
-        record, count = noted(work, identity), len(_lines(work.metrics))
-        if not record:
-            return
-        times = record["epochs"][:count]
-        times += [modified(work.metrics) for _ in range(len(times), count)]
-        ended = record["ended"]
-        if status and (ended or {}).get("status") != "FINISHED":
-            ended = {"status": status, "time": milliseconds()}
-        if (times, ended) != (record["epochs"], record["ended"]):
-            write_json(work.record, record | {"epochs": times, "ended": ended})
+    if not work.finished.is_file() and not read_json(work.record):
+        record = {"started": int(1000 * time.time()), "git": revision(Path())}
+        record |= {"packages": packages(), "device": describe_device(device)}
+        write_json(work.record, record | {"config": config.model_dump(mode="json")})
 
 
 def published(run: RunPaths) -> Identity | None:
@@ -116,91 +64,80 @@ def published(run: RunPaths) -> Identity | None:
 
 def read(
     run: RunPaths,
-    identity: Identity,
-    *,
-    tables: list[dict[str, str]] | None = None,
-    is_training: bool | None = None,
+    identity: Identity | None,
+    tables: Sequence[str] | None,
+    status: Status | None = None,
 ) -> Record:
     """Return all that MLflow shall hold of a training, as far as its files have it.
 
-    `tables` are those that the run serves, where they are known better than when it began.
+    `tables` are those that it serves; None: unknown. `status` is how a training of this process
+    stands, which has no scores yet.
 
     Raises:
         TrackingError: files are missing or damaged.
     """
     try:
-        work, is_published = run.work(identity), published(run) == identity
-        record = noted(work, identity)
-        metrics = run.metrics if is_published and not work.metrics.is_file() else work.metrics
-        lines = _lines(metrics)
-        scores = _scores(run, work, identity) if is_published else {}
-        times_of = (metrics, run.identity, work.about, work.record)
-        time = modified(next(path for path in times_of if path.is_file()))
-        started, times = record.get("started", time), record.get("epochs", [])[: len(lines)]
-        times += [time] * (len(lines) - len(times))
-        ended = record.get("ended") or {"status": None, "time": max([started, *times])}
-        tables = record.get("tables", []) if tables is None else tables
-        is_pictured = is_published and _is_of(run.predictions, work)
-        files = {
-            "metrics.jsonl": metrics if metrics.is_file() else None,
-            "scores.json": run.scores if scores else None,
-            "predictions.png": run.predictions if is_pictured else None,
-        }
-        config = yaml.safe_dump(record.get("config") or identity.values, sort_keys=False)
-        return Record(
-            name=run.name,
-            profile=run.profile,
-            status=ended["status"] or _status(work, is_published, is_training),
-            started=started,
-            ended=ended["time"],
-            tables=tables,
-            params={key: str(value) for key, value in flat(identity.values).items()},
-            tags=_tags(run, identity, record, scores, tables),
-            points=_points(lines, times, scores.get("splits", {}), run.scores),
-            artifacts={"config.yaml": config.encode()}
-            | {name: path.read_bytes() for name, path in files.items() if path},
-        )
+        if identity is None:
+            raise ValueError(f"{run.identity.name} names no training")
+        return _read(run, identity, tables, status)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        text = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise TrackingError(
-            f"{run.folder}: files are missing or damaged ({text}); pull or train the run again."
+            f"{run.folder}: files are missing or damaged ({reason}); pull or train the run again."
         ) from error
 
 
-def metric_name(split: str, metric: str) -> str:
-    """Return a metric's name in MLflow, which has no @."""
-    return f"{split}/{metric.replace('@', '_')}"
-
-
-def saved_view(table: dict[str, str], now: int) -> tuple[str, str]:
-    """Return the tag of an experiment that is the view of a table: its runs, with its columns.
-
-    MLflow has no call for these; its page writes them so. `now` is in milliseconds.
-    """
-    name, shown = table["name"], table["shown"].split()
-    splits, metrics = ["testA"], ["mIoU", "oIoU", "Pr@0.5", "Pr@0.7", "Pr@0.9"]
-    columns = [f"params.`model.{switch}`" for switch in shown]
-    if not shown:
-        splits, metrics = ["val", "testA", "testB", "test"], ["mIoU", "oIoU"]
-        columns = ["tags.`dataset`", "tags.`backbone`"]
-    columns += [f"metrics.`{metric_name(split, metric)}`" for split in splits for metric in metrics]
-    state = {
-        "searchFilter": f"tags.tables ILIKE '%{name}%'",
-        # Sorted by creation, runs would hide under the first table that they serve.
-        "orderByKey": "metrics.`testA/mIoU`" if shown else "tags.`dataset`",
-        "orderByAsc": not shown,
-        "selectedColumns": columns,
-    }
-    view = {"name": table["title"], "createdAt": now, "updatedAt": now, "state": json.dumps(state)}
-    return f"mlflow.sharedViewState.{name}", json.dumps(view)
-
-
-def milliseconds(seconds: float | None = None) -> int:
-    return int(1000 * (time.time() if seconds is None else seconds))
-
-
 def modified(path: Path) -> int:
-    return milliseconds(path.stat().st_mtime)
+    """Return a file's time in milliseconds."""
+    return int(1000 * path.stat().st_mtime)
+
+
+def _read(
+    run: RunPaths, identity: Identity, tables: Sequence[str] | None, status: Status | None
+) -> Record:
+    work, is_published = run.work(identity), published(run) == identity
+    record = read_json(work.record)
+    metrics = run.metrics if is_published and not work.metrics.is_file() else work.metrics
+    text = metrics.read_text(encoding="utf-8") if metrics.is_file() else ""
+    now = modified(metrics) if text else record.get("started") or modified(work.about)
+    scores = read_json(run.scores) if is_published and status is None else {}
+    if not flat(identity.values).items() <= flat(scores.get("config", {})).items():
+        scores = {}  # of another training, until `mmnet evaluate` replaces them
+    config = yaml.safe_dump(record.get("config") or identity.values, sort_keys=False)
+    artifacts = {"config.yaml": config.encode(), "metrics.jsonl": text.encode()}
+    if scores:
+        artifacts["scores.json"] = run.scores.read_bytes()
+        if run.predictions.is_file():
+            artifacts["predictions.png"] = run.predictions.read_bytes()
+    if work.finished.is_file():
+        status = "FINISHED"
+    elif status is None and is_locked(work.folder):
+        status = "RUNNING"
+    return Record(
+        name=run.name,
+        profile=run.profile,
+        status=status or ("FINISHED" if is_published else "KILLED"),
+        started=record.get("started", now),
+        ended=modified(work.finished) if work.finished.is_file() else now,
+        params={key: str(value) for key, value in flat(identity.values).items()},
+        tags=_tags(run, identity, record, scores, tables),
+        points=_points(text, now, scores.get("splits", {}), modified(run.scores) if scores else 0),
+        artifacts={name: content for name, content in artifacts.items() if content},
+    )
+
+
+def _points(metrics: str, now: int, splits: dict[str, Any], scored: int) -> list[Point]:
+    """Return the values of epochs and of scores; those that MLflow has keep the time it has."""
+    groups: list[tuple[str, dict[str, Any], int, int]] = []
+    for line in map(json.loads, metrics.splitlines()):
+        groups.append(("train", {key: line[key] for key in ("loss", "lr")}, now, line["epoch"]))
+        groups.append(("val per epoch", line["val"], now, line["epoch"]))
+    groups += [(split, values, scored, 0) for split, values in splits.items()]
+    return [
+        (f"{group}/{key}".replace("@", "_"), value, at, step)  # MLflow's names have no @
+        for group, values, at, step in groups
+        for key, value in flat(values).items()
+    ]
 
 
 def _tags(
@@ -208,15 +145,12 @@ def _tags(
     identity: Identity,
     record: dict[str, Any],
     scores: dict[str, Any],
-    tables: list[dict[str, str]],
+    tables: Sequence[str] | None,
 ) -> dict[str, str]:
     values, work = identity.values, run.work(identity)
-    tower = (record.get("config") or values)["tower"]
+    tower = record.get("config", values)["tower"]
     tags = {
         IDENTITY: identity.digest,
-        "mlflow.note.content": NOTE,
-        "mlflow.source.name": "mmnet train",
-        "mlflow.source.type": "LOCAL",
         "profile": run.profile,
         "experiment": run.experiment,
         "seed": str(run.seed),
@@ -224,9 +158,9 @@ def _tags(
         "backbone": scores.get("backbone") or tower.get("label") or tower["architecture"],
         **{f"data.{key}": value or "none" for key, value in identity.data.items()},
         "code": hashlib.sha256(json.dumps(identity.code, sort_keys=True).encode()).hexdigest(),
-        "tables": ", ".join(table["name"] for table in tables) or "none",
-        **{table["name"]: table["row"] for table in tables},
     }
+    if tables is not None:
+        tags["tables"] = ", ".join(tables) or "none"
     if scores:  # as parameters, another evaluation could not replace them
         evaluate = flat({"evaluate": scores["config"]["evaluate"]})
         tags |= {key: str(value) for key, value in evaluate.items()}
@@ -234,10 +168,8 @@ def _tags(
         commit, changed = record["git"]["commit"], record["git"]["changed"]
         tags |= {"git.commit": commit or "unknown", "device": record["device"]}
         if commit:
-            tags["mlflow.source.git.commit"] = commit
             tags["git.clean"] = f"no: {', '.join(changed[:20])}" if changed else "yes"
         tags |= {f"version.{name}": version for name, version in record["packages"].items()}
-        tags["recorded"] = "in training"  # otherwise from files: times are theirs
     about = read_json(work.about if work.about.is_file() else run.identity)
     if accepted := about.get("accepted"):  # trained with other values or code than these
         tags["accepted"] = "; ".join(text for past in accepted for text in past["differences"])
@@ -245,43 +177,3 @@ def _tags(
         tags["checkpoint.path"] = str(run.checkpoint)
         tags["checkpoint.sha256"] = checksum(run.checkpoint)
     return tags
-
-
-def _points(
-    lines: list[dict[str, Any]], times: list[int], splits: dict[str, Any], scores: Path
-) -> list[Point]:
-    """Return the values of the epochs' lines, and of the scores."""
-    found = []
-    for line, at in zip(lines, times, strict=True):
-        values = {"train/loss": line["loss"], "train/lr": line["lr"]}
-        values |= {metric_name("val per epoch", key): value for key, value in line["val"].items()}
-        found += [Point(key, value, at, line["epoch"]) for key, value in values.items()]
-    for split, values in splits.items():
-        at = modified(scores)
-        found += [Point(metric_name(split, key), value, at, 0) for key, value in values.items()]
-    return found
-
-
-def _scores(run: RunPaths, work: WorkPaths, identity: Identity) -> dict[str, Any]:
-    """Return the scores beside a published training, if they are its own."""
-    scores = read_json(run.scores) if _is_of(run.scores, work) else {}
-    is_own = flat(identity.values).items() <= flat(scores.get("config", {})).items()
-    return scores if is_own else {}
-
-
-def _is_of(path: Path, work: WorkPaths) -> bool:
-    """Whether a file was made after the training ended, where that is known."""
-    if not path.is_file() or not work.finished.is_file():
-        return path.is_file()
-    return path.stat().st_mtime_ns >= work.finished.stat().st_mtime_ns
-
-
-def _status(work: WorkPaths, is_published: bool, is_training: bool | None) -> Status:
-    if is_training or (is_training is None and is_locked(work.folder)):
-        return "RUNNING"
-    return "FINISHED" if is_published or work.finished.is_file() else "KILLED"
-
-
-def _lines(metrics: Path) -> list[dict[str, Any]]:
-    text = metrics.read_text(encoding="utf-8") if metrics.is_file() else ""
-    return [json.loads(line) for line in text.splitlines()]

@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,31 +21,30 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from mmnet.config.schema import Params
-from mmnet.config.tables import runs_of
+from mmnet.config.tables import SHOWN, TITLES, runs_of
 from mmnet.runtime.errors import MMNetError, TrackingError
 from mmnet.runtime.files import atomic_path
-from mmnet.tracking.record import IDENTITY, NOTE, Record, milliseconds, saved_view
+from mmnet.tracking.record import IDENTITY, Record
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
-TABLE, SENT = "mmnet.table", "mmnet.artifacts"
-"""Tags: of a table's run, its name; of a training's, the SHA-256 of each artifact."""
-LOCK_SECONDS = 30.0
-BATCH = 1000
-"""Metrics that MLflow takes in one call."""
+NOTE = (
+    "Runs of profile `{}`; Views has one for each table. Metrics are fractions: `val/...` of the "
+    "best checkpoint, at the images' original size; `val per epoch/...` and `train/...` while "
+    "training."
+)
+SENT = "mmnet.artifacts"
+"""The tag with the SHA-256 of each artifact."""
 REASONS = {
-    r"The file lock|database is locked": "another process holds it; wait for it or end it",
-    r"readonly|unable to open|Permission denied": "not writable; fix the permissions",
-    r"disk is full|No space left": "the disk is full; free some space",
-    r"DatabaseError|sqlite3\.": "damaged, or not an MLflow database; move it away",
+    r"not a database|malformed": "damaged, or not an MLflow database; move it away",
     r"UNAUTHENTICATED|PERMISSION_DENIED|CUSTOMER_UNAUTHORIZED|error code 40[13]": "access refused; "
     "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
     r"[Mm]ax retries exceeded|timed out|failed with (timeout )?exception|Connection": "the server "
     "does not answer; start it or correct MLFLOW_TRACKING_URI",
 }
-"""Words of MLflow's error -> what is wrong and how to fix it."""
+"""Words of MLflow's error -> what is wrong and how to fix it. Others are clear as they are."""
 
 
 class Store:
@@ -58,14 +58,18 @@ class Store:
         own = root.resolve() / "mlflow.db"
         self.uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{own}"
         self.database = database_of(self.uri)
-        lock = (self.database or own).with_name(".mlflow.db.lock")
-        self.lock = FileLock(lock, timeout=LOCK_SECONDS)
+        self.lock = FileLock((self.database or own).with_name(".mlflow.db.lock"), timeout=30)
         with one_line(self.uri):
             silence_mlflow()
             from mlflow.tracking.client import MlflowClient
 
             if self.database:
-                self._create_database(self.database)
+                self.database.parent.mkdir(parents=True, exist_ok=True)
+                with self.lock:
+                    if not self.database.exists() or self.database.stat().st_size == 0:
+                        # Complete or not at all: MLflow would build it in place.
+                        with atomic_path(self.database) as temporary:
+                            MlflowClient(f"sqlite:///{temporary}").search_experiments()
             self.client = MlflowClient(self.uri)
 
     def send(self, record: Record) -> tuple[str | None, str]:
@@ -73,51 +77,30 @@ class Store:
 
         A training is found by its identity; two experiments that are one training have a run each.
         """
+        from mlflow.entities import ViewType
+
         with one_line(self.uri):
             experiment = self.experiment(record.profile)
-            own = {key: record.tags[key] for key in (IDENTITY, "experiment")}
-            run, is_new = self._first(experiment, own, record.name, record.started)
+            tags = {key: record.tags[key] for key in (IDENTITY, "experiment")}
+            which = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+            with self.lock:
+                found = self.client.search_runs([experiment], which, ViewType.ALL)
+                if not found:
+                    new = self.client.create_run(experiment, record.started, tags, record.name)
+            run = min(found or [new], key=lambda run: run.info.lifecycle_stage)  # active first
             if run.info.lifecycle_stage == "deleted":
                 return None, "deleted in MLflow; `mlflow runs restore` brings it back"
-            tags = dict(record.tags)
-            if record.tables:
-                tags["mlflow.parentRunId"] = self._parent(experiment, record.tables[0])
-            count = self._log(run, record, tags)
-            artifacts = self._log_artifacts(run, record.artifacts)
-            if run.info.status != record.status and record.status == "RUNNING":
-                self.client.update_run(run.info.run_id, status="RUNNING")
-            elif run.info.status != record.status:
-                self.client.set_terminated(run.info.run_id, record.status, record.ended)
-            news = [f"{count} metrics"] * bool(count) + artifacts
-            report = (", ".join(news) or "nothing new") + " (a new run)" * is_new
-            return run.info.run_id, report
-
-    def scores(self, profile: str, experiment: str, seed: int) -> list[bytes]:
-        """Return what the scores.json of an experiment and seed hold, the last training first."""
-        which = f"tags.experiment = '{experiment}' and tags.seed = '{seed}'"
-        order, name = ["attributes.start_time DESC"], "scores.json"
-        with one_line(self.uri), tempfile.TemporaryDirectory() as folder:
-            runs = self.client.search_runs([self.experiment(profile)], which, order_by=order)
-            return [
-                Path(self._artifacts_of(run).download_artifacts(name, folder)).read_bytes()
-                for run in runs
-                if name in _sent(run)
-            ]
+            news = self._log(run, record) + self._log_artifacts(run, record.artifacts)
+            return run.info.run_id, ", ".join(news) or "nothing new"
 
     def experiment(self, profile: str) -> str:
         """Return the id of a profile's experiment, which is created if it does not exist."""
         name, place = f"mmnet {profile}", f"mlflow-artifacts:/{profile}" if self.database else None
         with one_line(self.uri), self.lock:
-            found = self.client.get_experiment_by_name(name)
-            if found is None:
-                tags = {"mlflow.note.content": f"Runs of mmnet's profile `{profile}`. {NOTE}"}
-                return str(self.client.create_experiment(name, place, tags))
-            if found.lifecycle_stage == "deleted":
-                raise TrackingError(
-                    f"{shown(self.uri)}: experiment {name!r} is deleted; restore it (mlflow "
-                    "experiments restore) or remove it for good (mlflow gc)."
-                )
-            return str(found.experiment_id)
+            if found := self.client.get_experiment_by_name(name):
+                return str(found.experiment_id)
+            tags = {"mlflow.note.content": NOTE.format(profile), **_views()}
+            return str(self.client.create_experiment(name, place, tags))
 
     def page(self, profile: str, server: str) -> str:
         """Return the address of a profile's runs on the store's own server, or on `server`."""
@@ -125,62 +108,36 @@ class Store:
         runs = f"#/experiments/{self.experiment(profile)}/runs"
         return f"{server}/{runs}?workflowType=machine_learning"
 
-    def _create_database(self, path: Path) -> None:
-        """Let a new database appear complete or not at all: MLflow would build it in place."""
-        from mlflow.tracking.client import MlflowClient
-
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with self.lock:
-            if not path.exists() or path.stat().st_size == 0:
-                with atomic_path(path) as temporary:
-                    MlflowClient(f"sqlite:///{temporary}").search_experiments()
-
-    def _parent(self, experiment: str, table: dict[str, str]) -> str:
-        """Return the id of a table's run; MLflow's list shows the runs of its rows below it."""
-        now = milliseconds()
-        run, _ = self._first(experiment, {TABLE: table["name"]}, table["title"], now)
-        if run.info.status == "RUNNING":  # it is new
-            self.client.set_experiment_tag(experiment, *saved_view(table, now))
-            self.client.set_terminated(run.info.run_id, "FINISHED", now)
-        return str(run.info.run_id)
-
-    def _first(
-        self, experiment: str, tags: dict[str, str], name: str, started: int
-    ) -> tuple["Run", bool]:
-        """Return the first run with these tags, and whether it had to be created."""
-        from mlflow.entities import ViewType
-
-        which = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
-        with self.lock:
-            runs = self.client.search_runs([experiment], which, ViewType.ALL)
-            if not runs:
-                return self.client.create_run(experiment, started, tags, name), True
-        order = ("lifecycle_stage", "start_time", "run_id")  # active before deleted
-        return min(runs, key=lambda run: [getattr(run.info, key) for key in order]), False
-
-    def _log(self, run: "Run", record: Record, tags: dict[str, str]) -> int:
-        """Log the parameters, tags and metrics that a run lacks; return how many metrics."""
+    def _log(self, run: "Run", record: Record) -> list[str]:
+        """Log parameters, tags and metrics that a run lacks, and its status; return the news."""
         from mlflow.entities import Metric, Param, RunTag
 
-        new_params = [Param(k, v) for k, v in record.params.items() if k not in run.data.params]
-        new_tags = [RunTag(k, v) for k, v in tags.items() if run.data.tags.get(k) != v]
-        if new_params or new_tags:
-            self.client.log_batch(run.info.run_id, params=new_params, tags=new_tags)
+        run_id, status = run.info.run_id, run.info.status
+        params = [Param(k, v) for k, v in record.params.items() if k not in run.data.params]
+        tags = [RunTag(k, v) for k, v in record.tags.items() if run.data.tags.get(k) != v]
         last = {metric.key: metric for metric in run.data._metric_objs}  # `metrics` lacks steps
         metrics = [
-            Metric(*point)
-            for point in record.points
-            if point.key not in last
-            or point.step > last[point.key].step
-            or (point.step == 0 and point.value != last[point.key].value)  # evaluated again
+            Metric(key, value, time, step)
+            for key, value, time, step in record.points
+            if key not in last
+            or step > last[key].step
+            or (step == 0 and value != last[key].value)  # evaluated again
         ]
-        for start in range(0, len(metrics), BATCH):
-            self.client.log_batch(run.info.run_id, metrics[start : start + BATCH])
-        return len(metrics)
+        for start in range(0, len(metrics) or 1, 1000):  # as many as MLflow takes in one call
+            self.client.log_batch(run_id, metrics[start : start + 1000], params, tags)
+            params, tags = [], []
+        # Files do not tell a failed training from a killed one: its process did.
+        if status != record.status and (status, record.status) != ("FAILED", "KILLED"):
+            if record.status == "RUNNING":
+                self.client.update_run(run_id, status="RUNNING")
+            else:
+                self.client.set_terminated(run_id, record.status, record.ended)
+        return [f"{len(metrics)} metrics"] if metrics else []
 
     def _log_artifacts(self, run: "Run", artifacts: dict[str, bytes]) -> list[str]:
+        """Log the artifacts that a run lacks or has otherwise; return their names."""
         sums = {name: hashlib.sha256(content).hexdigest() for name, content in artifacts.items()}
-        sent, repository = _sent(run), self._artifacts_of(run)
+        sent, repository = _sent(run), self.artifacts_of(run)
         there = {file.path for file in repository.list_artifacts()} if sent else set()
         names = [name for name in sums if name not in there or sent.get(name) != sums[name]]
         if names:
@@ -191,7 +148,8 @@ class Store:
             self.client.set_tag(run.info.run_id, SENT, json.dumps(sent | sums))
         return names
 
-    def _artifacts_of(self, run: "Run") -> "ArtifactRepository":
+    def artifacts_of(self, run: "Run") -> "ArtifactRepository":
+        """Return where a run's artifacts are: of a database, a folder beside it."""
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
         scheme, _, path = run.info.artifact_uri.partition(":/")
@@ -209,11 +167,18 @@ def write_scores(table: str, folder: Path, *, params: Params) -> list[Path]:
     Raises:
         TrackingError: MLflow's store cannot be read.
     """
-    store = Store(Path())
-    paths = []
+    store, paths = Store(Path()), []
+    experiment, file = store.experiment(params.profile), "scores.json"
     for name, seed in runs_of(table, params):
-        values = params.resolve(name, seed).prediction_values()
-        if found := store.scores(params.profile, name, seed):
+        which = f"tags.experiment = '{name}' and tags.seed = '{seed}'"
+        with one_line(store.uri), tempfile.TemporaryDirectory() as downloads:
+            found = [
+                Path(store.artifacts_of(run).download_artifacts(file, downloads)).read_bytes()
+                for run in store.client.search_runs([experiment], which)  # the last one first
+                if file in _sent(run)
+            ]
+        if found:
+            values = params.resolve(name, seed).prediction_values()
             scores = next((s for s in found if json.loads(s)["config"] == values), found[0])
             paths.append(folder / f"{name}.seed{seed}.json")
             paths[-1].write_bytes(scores)
@@ -234,13 +199,13 @@ def shown(uri: str) -> str:
 def silence_mlflow() -> None:
     """Import MLflow with its output and telemetry off, and with calls that end within seconds."""
     for name, value in {
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+        "DISABLE_TELEMETRY": "true",
+        "SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "HTTP_REQUEST_TIMEOUT": "10",
+        "HTTP_REQUEST_MAX_RETRIES": "1",
     }.items():
-        os.environ.setdefault(name, value)
+        os.environ.setdefault(f"MLFLOW_{name}", value)
     packages = ("mlflow", "alembic", "sqlalchemy", "urllib3", "pydantic", "google")
     warnings.filterwarnings("ignore", module=rf"({'|'.join(packages)})\b")
     with warnings.catch_warnings():
@@ -267,7 +232,24 @@ def one_line(uri: str) -> Iterator[None]:
         text = " ".join(f"{getattr(error, 'error_code', '')} {error}".split())
         known = [REASONS[k] for k in REASONS if re.search(k, f"{type(error).__name__} {text}")]
         reason = known[0] if known else text.partition(" [SQL")[0][:300].strip(" .")
-        raise TrackingError(f"{shown(uri)}: {reason}, then run `mmnet mlflow-sync`.") from error
+        raise TrackingError(f"{shown(uri)}: {reason}. Then run `mmnet mlflow-sync`.") from error
+
+
+def _views() -> dict[str, str]:
+    """Return the tags of an experiment that are its views: each table's runs, with its columns.
+
+    MLflow has no call for these; its page writes them so.
+    """
+    now, tags = int(1000 * time.time()), {}
+    scores = [f"metrics.`{split}/mIoU`" for split in ("val", "testA", "testB", "test")]
+    for table, title in TITLES.items():
+        columns = [f"params.`model.{switch}`" for switch in SHOWN.get(table, ())]
+        columns = columns or ["tags.`dataset`", "tags.`backbone`"]
+        order = {"orderByKey": columns[0], "orderByAsc": True, "selectedColumns": columns + scores}
+        state = json.dumps({"searchFilter": f"tags.tables ILIKE '%{table}%'", **order})
+        view = {"name": title, "createdAt": now, "updatedAt": now, "state": state}
+        tags[f"mlflow.sharedViewState.{table}"] = json.dumps(view)
+    return tags
 
 
 def _sent(run: "Run") -> dict[str, str]:

@@ -5,7 +5,7 @@ import itertools
 import math
 import signal
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pandas as pd
 import torch
@@ -17,7 +17,7 @@ from mmnet.config.schema import Config
 from mmnet.data.dataset import EvaluationItems, TrainItems, evaluation_items, training_items
 from mmnet.data.loader import read
 from mmnet.data.tokenizer import say_cut
-from mmnet.evaluate.metrics import score
+from mmnet.evaluate.metrics import summary
 from mmnet.evaluate.predict import gathered, predict, share_of
 from mmnet.model.build import build_model
 from mmnet.runtime.distributed import World, joined
@@ -25,7 +25,7 @@ from mmnet.runtime.errors import DataError, Stopped, TrainingError
 from mmnet.runtime.files import locked
 from mmnet.runtime.progress import say, track
 from mmnet.runtime.signals import Interruption, Stop, listening
-from mmnet.train.recipe import polynomial_decay
+from mmnet.train.recipe import polynomial_decay, training_mode
 from mmnet.train.run_state import (
     RunState,
     Saver,
@@ -95,7 +95,7 @@ def fit(
                     rows = validate(state, val, config, world, stop, device)
                     if stepper.is_anyone_asked():
                         raise Interruption
-                    record_epoch(state, score(rows), config, len(items))
+                    record_epoch(state, summary(rows), config, len(items))
                     saver.save()
                     saver.save_best()
             except Interruption:
@@ -114,7 +114,7 @@ def train_one_epoch(
         TrainingError: a batch's loss is not finite; its step and sentences are named.
         Interruption: a process was asked to stop.
     """
-    state.model.train()
+    training_mode(state.model, config.train)
     items.set_epoch(state.epoch)
     size = config.train.batch_size
     steps = len(items) // size
@@ -173,7 +173,7 @@ def validate(
     return gathered(rows)
 
 
-def record_epoch(state: RunState, val: dict[str, float], config: Config, num_items: int) -> None:
+def record_epoch(state: RunState, val: dict[str, Any], config: Config, num_items: int) -> None:
     """Add the epoch's line to the history."""
     steps = num_items // config.train.batch_size
     loss = sum(state.losses) / len(state.losses)

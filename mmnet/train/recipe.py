@@ -4,6 +4,9 @@ from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmnet.config.run import TrainConfig
 
 CLIP_PARTS = ("backbone.visual.", "text_encoder.")
 """Pre-trained; everything else learns `head_lr_multiplier` times faster (reading 10)."""
@@ -20,6 +23,15 @@ def mask_loss(logits: Tensor, masks: Tensor) -> Tensor:
 def polynomial_decay(step: int, total_steps: int, power: float) -> float:
     """Return the factor on the learning rate at a step, from 1 at step 0 towards 0."""
     return float((1 - step / total_steps) ** power)
+
+
+def training_mode(model: nn.Module, config: TrainConfig) -> None:
+    """Let a model train, CLIP's BatchNorms too unless they are to stay as they are."""
+    model.train()
+    if config.clip_batchnorm == "frozen":
+        for name, part in model.named_modules():
+            if name.startswith(CLIP_PARTS) and isinstance(part, _BatchNorm):
+                part.eval().requires_grad_(False)
 
 
 def parameter_groups(model: nn.Module, head_lr_multiplier: float) -> list[dict[str, Any]]:

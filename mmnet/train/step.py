@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mmnet.config.schema import Config, TrainConfig, part_size
+from mmnet.config.run import TrainConfig, part_size
+from mmnet.config.schema import Config
 from mmnet.data.dataset import Item
 from mmnet.data.transforms import normalise
 from mmnet.model.clip import recompute
@@ -21,7 +22,7 @@ from mmnet.runtime.errors import ConfigError
 from mmnet.runtime.progress import say
 from mmnet.runtime.signals import Stop
 from mmnet.train.advice import out_of_memory
-from mmnet.train.recipe import mask_loss, parameter_groups
+from mmnet.train.recipe import mask_loss, parameter_groups, training_mode
 from mmnet.train.run_state import RunState
 
 
@@ -36,6 +37,7 @@ def autocast_type(train: TrainConfig, device: torch.device) -> torch.dtype | Non
 
 
 def start(model: MMNet, config: TrainConfig, device: torch.device) -> RunState:
+    training_mode(model, config)  # before DDP asks which parameters learn
     optimizer = torch.optim.Adam(
         parameter_groups(model, config.head_lr_multiplier), lr=config.lr, fused=True
     )

@@ -64,6 +64,16 @@ def convolve(x: Tensor, weight: Tensor) -> Tensor:
     return y
 
 
+def relu_linear(w: Any, x: Tensor) -> Tensor:
+    """ReLU(F W) of one vector, with BatchNorm between where there is one."""
+    y = linear(w[0], x)
+    if len(w) == 3:
+        norm = w[1]
+        y = (y - norm.running_mean) / (norm.running_var + norm.eps).sqrt()
+        y = y * norm.weight + norm.bias
+    return relu(y)
+
+
 def relu_conv(w: Any, x: Tensor) -> Tensor:
     convolution, norm = w[0], w[1]
     y = convolve(x, convolution.weight)
@@ -223,14 +233,17 @@ def test_eq7_flattens_one_map_per_query() -> None:
             assert_close(f_vd[:, n, cell], maps[:, n, cell // H3, cell % H3])
 
 
-def test_eq8_multiplies_each_word_by_the_global_visual_feature() -> None:
-    words = VisualWords(token_width=C_T, vision_width=C4, width=C).double()
+@pytest.mark.parametrize(("norm_t", "norm_vg"), [(False, False), (False, True), (True, True)])
+def test_eq8_multiplies_each_word_by_the_global_visual_feature(norm_t: bool, norm_vg: bool) -> None:
+    words = shaken(
+        VisualWords(token_width=C_T, vision_width=C4, width=C, norm_t=norm_t, norm_vg=norm_vg)
+    )
     f_t, f_vg = rand(B, L, C_T), rand(B, C4)
     f_tv = words(f_t, f_vg)
     for b in range(B):
         for i in range(L):
-            word = relu(linear(words.w_t[0], f_t[b, i]))
-            assert_close(f_tv[b, i], word * relu(linear(words.w_vg[0], f_vg[b])))
+            word = relu_linear(words.w_t, f_t[b, i])
+            assert_close(f_tv[b, i], word * relu_linear(words.w_vg, f_vg[b]))
 
 
 def test_without_f_vg_the_words_stay_as_they_are() -> None:
@@ -239,33 +252,40 @@ def test_without_f_vg_the_words_stay_as_they_are() -> None:
     assert_close(words(f_t, rand(B, C4)), relu(linear(words.w_t[0], f_t)))
 
 
-def run_generator() -> tuple[QueryGenerator, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    generator = QueryGenerator(
-        channels=(C2, C3, C4), token_width=C_T, width=C, num_queries=N_Q, grid=H3
-    ).double()
+def run_generator(**reading: Any) -> tuple[QueryGenerator, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    generator = shaken(
+        QueryGenerator(
+            channels=(C2, C3, C4), token_width=C_T, width=C, num_queries=N_Q, grid=H3, **reading
+        )
+    )
     f_vd, f_vg, f_t = rand(B, N_Q, N), rand(B, C4), rand(B, L, C_T)
     is_pad = torch.arange(L) >= torch.tensor([[L], [L - 2]])  # The second sentence is shorter.
     f_q, attention = generator(f_vd, f_vg, f_t, is_pad)
     return generator, f_vd, generator.words(f_t, f_vg), is_pad, f_q, attention
 
 
-def test_eq9_weighs_the_words_for_each_query() -> None:
-    generator, f_vd, f_tv, is_pad, _, attention = run_generator()
+@pytest.mark.parametrize("norm", ["none", "global", "all"])
+def test_eq9_weighs_the_words_for_each_query(norm: str) -> None:
+    generator, f_vd, f_tv, is_pad, _, attention = run_generator(norm=norm)
     for b in range(B):
         for n in range(N_Q):
-            view = relu(linear(generator.w_vd[0], f_vd[b, n]))
+            view = relu_linear(generator.w_vd, f_vd[b, n])
             words = [i for i in range(L) if not is_pad[b, i]]
-            a = torch.stack([view @ relu(linear(generator.w_a[0], f_tv[b, i])) for i in words])
+            a = torch.stack([view @ relu_linear(generator.w_a, f_tv[b, i]) for i in words])
             assert_close(attention[b, n, words], softmax(a))
             assert attention[b, n].sum() == pytest.approx(1)
 
 
-def test_eq10_sums_the_words_for_each_query() -> None:
-    generator, _, f_tv, _, f_q, attention = run_generator()
+@pytest.mark.parametrize("visual_query", [False, True])
+@pytest.mark.parametrize("norm", ["none", "all"])
+def test_eq10_sums_the_words_for_each_query(norm: str, visual_query: bool) -> None:
+    generator, f_vd, f_tv, _, f_q, attention = run_generator(norm=norm, visual_query=visual_query)
     for b in range(B):
         for n in range(N_Q):
-            words = (relu(linear(generator.w_tv[0], f_tv[b, i])) for i in range(L))
+            words = (relu_linear(generator.w_tv, f_tv[b, i]) for i in range(L))
             reference = sum(attention[b, n, i] * word for i, word in enumerate(words))
+            if visual_query:  # as VLT
+                reference = reference + relu_linear(generator.w_vd, f_vd[b, n])
             assert_close(f_q[b, n], reference)
 
 
@@ -357,14 +377,18 @@ def test_eq14_matches_one_convolution_per_query(relu_kernel: bool) -> None:
     assert f_pn.shape == (B, N_Q, 9 * (C // 2) + 1)
     assert_close(f_pn, relu(reference) if relu_kernel else reference)
     assert (f_pn < 0).any() != relu_kernel
-    assert_close(projector(f_s, f_pn), one_convolution_per_query(projector, f_s, f_pn))
+    masks, maps = one_convolution_per_query(projector, f_s, f_pn), projector.maps(f_s)
+    assert_close(projector(maps, f_pn), masks)
+    assert_close(projector.masks(maps, f_pn), masks)
 
 
-def test_eq15_scores_the_queries() -> None:
-    estimator = QueryEstimator(width=C, heads=HEADS).double()
+@pytest.mark.parametrize("residual", [False, True])
+def test_eq15_scores_the_queries(residual: bool) -> None:
+    estimator = QueryEstimator(width=C, heads=HEADS, residual=residual).double()
     f_q = rand(B, N_Q, C)
     s_q = estimator(f_q)
-    scores = attend(estimator.mhsa, f_q, f_q, f_q) @ estimator.w_s.weight[0]
+    compared = attend(estimator.mhsa, f_q, f_q, f_q)
+    scores = (f_q + compared if residual else compared) @ estimator.w_s.weight[0]
     assert_close(s_q, softmax(scores))
 
 
@@ -375,19 +399,21 @@ def decoder_parts() -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("scored", [True, False])
-def test_eq16_one_summed_kernel_equals_the_weighed_sum_of_masks(scored: bool) -> None:
+@pytest.mark.parametrize("equal", [None, 1.0, 1 / N_Q])
+def test_eq16_one_summed_kernel_equals_the_weighed_sum_of_masks(equal: float | None) -> None:
     decoder = shaken(MaskDecoder(**decoder_parts()))
-    if not scored:
-        decoder.estimator = EqualScores()
+    if equal:
+        decoder.estimator = EqualScores(mean=equal < 1)
     f_s, f_q = rand(B, N, C), rand(B, N_Q, C)
-    masks, s_q = decoder.masks(f_s, f_q)
-    kernels = decoder.projector.kernel(f_q)
+    y, s_q, kernels, maps = decoder.make(f_s, f_q)
+    masks = decoder.projector.masks(maps, kernels)
+    assert_close(kernels, decoder.projector.kernel(f_q))
     assert_close(masks, one_convolution_per_query(decoder.projector, f_s, kernels))
-    if not scored:
-        assert_close(s_q, torch.ones_like(s_q))
+    if equal:
+        assert_close(s_q, torch.full_like(s_q, equal))
     reference = sum(s_q[:, n, None, None] * masks[:, n] for n in range(N_Q))
-    assert_close(decoder(f_s, f_q), reference)
+    assert_close(y, reference)
+    assert torch.equal(decoder(f_s, f_q), y)
 
 
 def test_without_mmp_queries_are_summed_before_the_kernel() -> None:
@@ -399,6 +425,6 @@ def test_without_mmp_queries_are_summed_before_the_kernel() -> None:
     reference = one_convolution_per_query(decoder.projector, f_s, f_pn)[:, 0]
     assert_close(decoder(f_s, f_q), reference)
     # Its queries have no masks of their own, of which y would be the sum.
-    assert not hasattr(decoder, "masks")
+    assert decoder.make(f_s, f_q).kernels is None
     with_mmp = MaskDecoder(projector=decoder.projector, estimator=decoder.estimator)
     assert not torch.allclose(with_mmp(f_s, f_q), reference)

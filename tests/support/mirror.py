@@ -126,7 +126,3 @@ whole = part_of(CONTENT)
 
 def pinned(*urls: str) -> SourceConfig:
     return SourceConfig(urls=list(urls), bytes=len(CONTENT), sha256=SHA256)
-
-
-def unsized(*urls: str) -> SourceConfig:
-    return SourceConfig(urls=list(urls), sha256=SHA256)

@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmnet.config.schema import ModelConfig, TowerConfig
+from mmnet.config.run import ModelConfig
+from mmnet.config.schema import TowerConfig
 from mmnet.model.build import build_model
 from mmnet.model.mmnet import MMNet
 
@@ -27,6 +28,13 @@ def model_config(**changes: Any) -> ModelConfig:
         "mqe": True,
         "f_vg": True,
         "relu_kernel": True,
+        "unscored_masks": "sum",
+        "estimator_residual": False,
+        "vector_norm": "none",
+        "generator_init": "torch",
+        "visual_query": False,
+        "attention_bias": False,
+        "position_resize": "antialiased",
     }
     return ModelConfig(**{**values, **changes})
 
@@ -57,10 +65,10 @@ def sentences(count: int, length: int = 9) -> Tensor:
 def shaken(module: nn.Module) -> Any:
     """Make a part exact and lively: doubles, random statistics, no dropout."""
     for part in module.modules():
-        if isinstance(part, nn.BatchNorm2d | nn.LayerNorm):
+        if isinstance(part, nn.BatchNorm2d | nn.BatchNorm1d | nn.LayerNorm):
             nn.init.normal_(part.weight, 1, 0.2)
             nn.init.normal_(part.bias, 0, 0.2)
-        if isinstance(part, nn.BatchNorm2d):
+        if isinstance(part, nn.BatchNorm2d | nn.BatchNorm1d):
             nn.init.normal_(part.running_mean, 0, 0.2)
             nn.init.uniform_(part.running_var, 0.5, 1.5)
     return module.double().eval()

@@ -14,13 +14,13 @@ from mmnet.config.load import load_params
 from mmnet.config.paths import Paths
 from mmnet.config.schema import Params
 from mmnet.config.tables import TABLES, experiments_of, runs_of, shown_run
-from mmnet.evaluate.metrics import METRICS, score_run
+from mmnet.evaluate.metrics import MEASURES, METRICS, score_run
 from mmnet.evaluate.selection import KINDS
-from mmnet.report.claims.rows import IDS
 from mmnet.report.claims.statements import ROWS, wanted_runs
 from mmnet.report.claims.write import write_claims
 from mmnet.report.figures.figure4 import write_figure4
 from mmnet.report.figures.mask_figures import write_figure5, write_figure6
+from mmnet.report.rows import IDS
 from mmnet.report.tables.write import write_table
 from mmnet.runtime.errors import ConfigError, DataError
 from support.tiny import ROOT
@@ -64,9 +64,19 @@ def noise(experiment: str, rows: pd.DataFrame, size: float) -> Floats:
 
 
 class Bench:
-    """Rows of every run in a folder, and the report on them."""
+    """Rows of every run in a folder, and the report on them.
 
-    def __init__(self, folder: Path, params: Params, values: Values, images: int = 24) -> None:
+    `trainings`: how far each run is off its method's values, as a standard deviation.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        params: Params,
+        values: Values,
+        images: int = 24,
+        trainings: float = 0.0,
+    ) -> None:
         self.folder, self.params = folder, params
         for experiment, seed in wanted_runs(params):
             if experiment not in params.experiments:
@@ -78,7 +88,8 @@ class Bench:
                 for split, of in rows.groupby("split", sort=False)
             ]
             rows["union"] = 10**9
-            rows["intersection"] = np.rint(np.concatenate(ious) * 10**9).astype(int)
+            off = np.random.default_rng([[*ROWS].index(experiment), seed]).normal(0, trainings)
+            rows["intersection"] = np.rint((np.concatenate(ious) + off) * 10**9).astype(int)
             rows.attrs["config"] = config.prediction_values()
             self.path(experiment, seed).parent.mkdir(parents=True, exist_ok=True)
             rows.to_parquet(self.path(experiment, seed), index=False)
@@ -93,6 +104,17 @@ class Bench:
         rows = how(rows)
         rows.attrs["config"] = attrs
         rows.to_parquet(path, index=False)
+
+    def scores(self, table: str) -> list[Path]:
+        """Write and return the score files of a table's runs."""
+        return [self.score(*run) for run in runs_of(table, self.params)]
+
+    def score(self, experiment: str, seed: int) -> Path:
+        path = self.folder / Paths(self.params.profile).run(experiment, seed).scores
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scores = score_run(self.params.resolve(experiment, seed), rows=self.path(experiment, seed))
+        path.write_text(json.dumps(scores))
+        return path
 
     def write(self, folder: str = "results", params: Params | None = None) -> dict[str, Any]:
         """Claim → what claims.json holds of it."""
@@ -122,8 +144,8 @@ def made_up(queries: int) -> tuple[dict[str, Any], dict[str, Any]]:
         **{"profile": "paper", "experiment": "nq_24", "seed": 0, "dataset": "refcoco+"},
         **{"split": "testA", "backbone": "RN50", "num_queries": queries, "threshold": 0.35},
         **{"sentence": " ".join(words), "words": words, "iou": 0.5, "rule": "A rule."},
-        **{"mask_iou": 0.5, "attention_cosine": 0.5, "sentences": 5726},
-        **{"mean_mask_iou": 0.5, "mean_attention_cosine": 0.5},
+        **{"sentences": 5726, "queries": dict.fromkeys(MEASURES, 0.25)},
+        "mean_queries": dict.fromkeys(MEASURES, 0.00032),
     }
     masks = draw.normal(0, 900, (queries, 40, 60))
     arrays = {
@@ -197,10 +219,7 @@ def make_runs(folder: Path, params: Params) -> None:
     bench = Bench(folder, params, scattered)
     for name in params.experiments:
         for seed in params.seeds:
-            scores = score_run(params.resolve(name, seed), rows=bench.path(name, seed))
-            path = folder / paths.run(name, seed).scores
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(scores))
+            bench.score(name, seed)
     config = params.resolve(shown_run(params), params.seeds[0])
     about, arrays = made_up(config.model.num_queries)
     about |= {"profile": config.profile, "experiment": config.experiment, "seed": config.seed}
@@ -230,10 +249,13 @@ def make_results(folder: Path, params: Params) -> Path:
     def scores(table: str) -> list[Path]:
         return [folder / paths.run(*run).scores for run in runs_of(table, params)]
 
+    def rows_of(experiment: str, seed: int) -> Path:
+        return folder / paths.run(experiment, seed).rows
+
     for table in TABLES:
-        write_table(table, scores(table), results, params=params)
-    write_claims(lambda *run: folder / paths.run(*run).rows, results, params=params)
-    write_figure4(scores("table2"), results, params=params)
+        write_table(table, scores(table), results, params=params, rows_of=rows_of)
+    write_claims(rows_of, results, params=params)
+    write_figure4(scores("table2"), results, params=params, rows_of=rows_of)
     config = params.resolve(shown_run(params), params.seeds[0])
     shown = (config.experiment, config.seed)
     write_figure5(folder / paths.run(*shown).examples, config, results, label="a label")

@@ -13,7 +13,6 @@ from typing import Any
 
 ADJECTIVES = {
     **{word: ("colour", word) for word in ["red", "green", "blue", "yellow", "purple", "white"]},
-    **dict.fromkeys(("dotted", "spotted"), ("pattern", "dotted")),
     "striped": ("pattern", "striped"),
     "plain": ("pattern", "plain"),
     **dict.fromkeys(("large", "big"), ("size", "large")),
@@ -22,7 +21,7 @@ ADJECTIVES = {
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
 NOUNS = {word: ("shape", word) for word in SHAPES}
 NAMELESS = ("one", "thing")
-WITH = {"stripes": "striped", "dots": "dotted"}
+WITH = {"stripes": "striped"}
 
 NOUN_PHRASE = (
     rf"(?:(?:{'|'.join(ADJECTIVES)}) )*(?:{'|'.join([*NOUNS, *NAMELESS])})"

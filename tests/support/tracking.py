@@ -15,7 +15,6 @@ from mmnet.cli.parser import main
 from mmnet.config.identity import Identity, training_identity
 from mmnet.config.paths import Paths, RunPaths
 from mmnet.config.schema import Config
-from mmnet.config.tables import rows_of_run
 from mmnet.evaluate.metrics import METRICS
 from mmnet.runtime.files import write_json
 from mmnet.tracking import live
@@ -43,7 +42,7 @@ def record(text, tables, epochs):
     config, lines = Config.model_validate_json(text), ""
     run = Paths("mini").run(config.experiment, config.seed)
     identity = Identity(values=config.training_values(), data={}, code={})
-    with live.recorded(config, run, identity, tables, SimpleNamespace(type="cpu")):
+    with live.Recording(config, run, identity, tables, SimpleNamespace(type="cpu")):
         for n in range(1, epochs + 1):
             lines += json.dumps({"epoch": n, "lr": 1.0, "loss": 1 / n, "val": {}}) + "\\n"
             with atomic_write(run.work(identity).metrics) as file:
@@ -64,7 +63,7 @@ def train(tiny: Tiny, config: Config | None = None) -> RunPaths:
     """Train as `mmnet train` does."""
     config, inputs = config or tiny.config, inputs_of(tiny)
     run, identity = run_of(config), training_identity(config, inputs)
-    with live.recorded(config, run, identity, rows_of_run(config, tiny.params), CPU):
+    with live.Recording(config, run, identity, ["table1"], CPU):
         loop.fit(config, identity, inputs=inputs, run=run, device=CPU)
     return run
 

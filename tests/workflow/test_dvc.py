@@ -228,7 +228,7 @@ def test_pulled_files_are_adopted_and_others_refused(authors: Path, tmp_path: Pa
     before = state(clone)
     line = refusal(clone, "adopt")
     assert "results/table1.csv (modified)" in line
-    assert f"{rows.relative_to(clone)} (missing)" in line
+    assert f"{rows.relative_to(clone)} (deleted)" in line
     assert "results/table1.tex" not in line
     assert state(clone) == before
     table.write_text(mine)

@@ -12,7 +12,7 @@ from mmnet.config.code import code_hash
 from mmnet.config.load import load_params, write_resolved
 from mmnet.config.overrides import overrides_between
 from mmnet.config.paths import RESULTS
-from mmnet.config.tables import TABLES, TITLES, without_mmp
+from mmnet.config.tables import TABLES, TITLES, runs_of, without_mmp
 from mmnet.pipeline.workflow import Workflow, as_json, cores, gpus, run_without_conda
 from mmnet.runtime.errors import MMNetError
 

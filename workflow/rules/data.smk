@@ -4,6 +4,7 @@ if PROFILE.shapes:
         output:
             archives=[PATHS.mirror / f"{name}.zip" for name in PROFILE.archives],
             checksums=PATHS.mirror / "SHA256SUMS",
+            key_words=PATHS.key_words,
         log:
             LOGS / "draw_shapes.log",
         conda:
@@ -12,6 +13,7 @@ if PROFILE.shapes:
             **WORKFLOW.resources("prepare"),
         params:
             shapes=as_json(PROFILE.shapes),
+            portable=PARAMS.portable,
             code=code_hash("draw_scenes"),
         message:
             "Drawing the procedural benchmark"

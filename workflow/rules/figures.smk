@@ -1,6 +1,7 @@
 rule write_figure4:
     input:
         WORKFLOW.needed(WORKFLOW.scores_of("table2")),
+        WORKFLOW.needed(WORKFLOW.marking_rows("table2")),
     output:
         RESULTS / "figure4.pdf",
         report(

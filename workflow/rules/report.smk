@@ -6,6 +6,7 @@ for TABLE in TABLES:
             f"write_{TABLE}"
         input:
             WORKFLOW.needed(WORKFLOW.scores_of(TABLE)),
+            WORKFLOW.needed(WORKFLOW.marking_rows(TABLE)),
         output:
             [RESULTS / f"{TABLE}.{suffix}" for suffix in ("tex", "csv", "md")],
             report(
@@ -29,9 +30,34 @@ for TABLE in TABLES:
             "mmnet report {params.table} 2>&1 | tee {log}"
 
 
+if runs_of("readings", PARAMS):
+
+    rule write_readings:
+        input:
+            [
+                (PATHS.run(*run).rows, PATHS.run(*run).metrics)
+                for run in runs_of("readings", PARAMS)
+            ],
+        output:
+            [RESULTS / f"readings.{suffix}" for suffix in ("tex", "csv", "md", "html")],
+        log:
+            LOGS / "write_readings.log",
+        conda:
+            ENVIRONMENT
+        params:
+            **WORKFLOW.table_params("readings"),
+            code=code_hash("tables"),
+            page=code_hash("pages"),
+        message:
+            "Writing Table R"
+        shell:
+            "mmnet report readings 2>&1 | tee {log}"
+
+
 rule write_data_report:
     input:
         [PATHS.table(name) for name in DATASETS],
+        [PATHS.key_words] if PROFILE.shapes else [],
     output:
         [RESULTS / f"data.{suffix}" for suffix in ("csv", "md")],
         report(

@@ -22,6 +22,7 @@ rule pretrain_clip:
     params:
         architecture=lambda wildcards: PROFILE.towers[wildcards.tower].architecture,
         pretrain=as_json(PROFILE.pretrain),
+        portable=PARAMS.portable,
         code=lambda wildcards: code_hash(
             "pretrain", tower=PROFILE.towers[wildcards.tower].architecture
         ),

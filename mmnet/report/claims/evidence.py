@@ -1,4 +1,4 @@
-"""The IoU of the sentences of the runs that a claim compares → estimate, interval, verdict."""
+"""The rows of the runs that a claim compares → estimate, interval, verdict."""
 
 from typing import Any
 
@@ -6,23 +6,23 @@ import numpy as np
 
 from mmnet.config.identity import flat
 from mmnet.config.schema import Params
-from mmnet.report.claims.bootstrap import percentile_interval, resampled_means
-from mmnet.report.claims.rows import Runs
 from mmnet.report.claims.statements import ROWS, Claim, Part
-from mmnet.report.tables.common import method, read_published
+from mmnet.report.interval import LEVEL, Difference, Interval, difference
+from mmnet.report.rows import Runs
+from mmnet.report.tables.common import HEADLINE, method, read_published
 from mmnet.runtime.errors import ConfigError
 
-LEVEL = 0.95
 MIN_IMAGES = 20
-"""Percentile intervals of fewer are far too narrow to judge by."""
+"""Intervals of fewer decide nothing."""
 SAME = ("profile", "dataset", "evaluate.threshold")
 """Keys of configs, or beginnings of them, in which compared runs must agree."""
 
 SUPPORTED, CONTRADICTED, UNDECIDED = "supported", "contradicted", "undecided"
-NOT_TESTED, NOT_TESTABLE = "not tested", "not testable here"
+NEEDS_SEEDS, NOT_TESTED, NOT_TESTABLE = "needs seeds", "not tested", "not testable here"
+METHODS = "the methods"
+"""What an interval is about that covers other images and other trainings."""
 
-Interval = tuple[float, float]
-Difference = dict[str, float | None]
+Points = dict[str, float | None]
 """`points` of mIoU, and `percent` of the lesser one."""
 
 
@@ -35,9 +35,9 @@ def judge(part: Part, claim: Claim, runs: Runs, params: Params) -> dict[str, Any
     rival, least, published = published_difference(part)
     outcome: dict[str, Any] = {
         **{"better": part.better, "worse": part.worse or rival},
-        **{"dataset": part.dataset, "split": part.split, "sentences": 0, "images": 0},
-        **{"published": published, "estimate": None, "interval": None, "corrected_interval": None},
-        **{"verdict": NOT_TESTABLE, "reason": ""},
+        **{"dataset": part.dataset, "split": part.split, "sentences": 0, "images": 0, "seeds": 0},
+        **{"published": published, "estimate": None, "interval_about": ""},
+        **{"interval": None, "corrected_interval": None, "verdict": NOT_TESTABLE, "reason": ""},
     }
     if not part.worse and params.active.shapes is not None:
         return outcome | {"reason": "published numbers are not about these data"}
@@ -49,25 +49,32 @@ def judge(part: Part, claim: Claim, runs: Runs, params: Params) -> dict[str, Any
         return outcome | {"verdict": NOT_TESTED, "reason": f"no rows of {', '.join(missing)}"}
     _check_comparable(part, claim, params)
 
-    values = {name: runs.ious[name].xs(part.split, level="split") for name in names}
-    better = np.mean([values[name] for name in part.better], axis=0)
-    worse = np.full(len(better), least / 100)
-    if part.worse:
-        worse = np.mean([values[name] for name in part.worse], axis=0)
-    points = 100 * (better - worse)
-    images = values[names[0]].index.get_level_values("image_id").to_numpy()
-    means = resampled_means(points, images)
-    interval = percentile_interval(means, LEVEL)
-    corrected = percentile_interval(means, corrected_level(claim))
-    count = len(np.unique(images))
-    is_enough = count >= MIN_IMAGES
+    arms = {name: runs.arm(name, part.split, HEADLINE) for name in names}
+    weighted = [(1 / len(part.better), arms[name]) for name in part.better]
+    weighted += [(-1 / len(part.worse), arms[name]) for name in part.worse]
+    found = difference(weighted, constant=0.0 if part.worse else least)
+    worse = float(np.mean([arms[n].values for n in part.worse])) if part.worse else least
+    images = runs.of(names[0], part.split)[0].index.get_level_values("image_id")
+    corrected = found.interval(corrected_level(claim))
+    verdict, reason = verdict_of(found.interval(), corrected), ""
+    if not found.is_of_methods:
+        verdict = NEEDS_SEEDS
+    elif images.nunique() < MIN_IMAGES:
+        verdict, reason = UNDECIDED, f"{images.nunique()} images are too few"
     return outcome | {
-        **{"sentences": len(points), "images": count},
-        "estimate": _difference(100 * float(better.mean()), 100 * float(worse.mean())),
-        **{"interval": interval, "corrected_interval": corrected},
-        "verdict": verdict_of(interval, corrected) if is_enough else UNDECIDED,
-        "reason": "" if is_enough else f"{count} images are too few",
+        **{"sentences": len(images), "images": images.nunique(), "seeds": len(params.seeds)},
+        **{"estimate": _points(worse + found.points, worse), "interval_about": _about(found)},
+        **{"interval": found.interval(), "corrected_interval": corrected},
+        **{"verdict": verdict, "reason": reason},
     }
+
+
+def _about(found: Difference) -> str:
+    """Say what an interval is about: the methods, or the trainings that are there."""
+    if found.is_of_methods:
+        return METHODS
+    count = {1: "this training", 2: "these two trainings"}
+    return count.get(found.trainings, f"these {found.trainings} trainings")
 
 
 def _check_comparable(part: Part, claim: Claim, params: Params) -> None:
@@ -101,26 +108,33 @@ def differences(one: str, other: str, params: Params) -> dict[str, tuple[Any, An
     return {key: values for key, values in both.items() if values[0] != values[1]}
 
 
-def published_difference(part: Part) -> tuple[str, float, Difference]:
-    """Return the best other method, where one is meant, the lesser number, and the difference."""
+def published_difference(part: Part) -> tuple[str, float, Points | None]:
+    """Return the best other method, where one is meant, the lesser number, and the difference.
+
+    Without a difference: a row of ours alone has no number in the paper.
+    """
     frame = read_published()
     here = (frame["dataset"] == part.dataset) & (frame["split"] == part.split)
     frame = frame[here & (frame["metric"] == "IoU")]
     cells = frame.set_index(["table", "method", "backbone"])["value"]
 
-    def published(names: tuple[str, ...]) -> float:
-        rows = [ROWS[name] for name in names]
-        return float(np.mean([cells[row.table, row.method, row.backbone] for row in rows]))
+    def published(names: tuple[str, ...]) -> float | None:
+        keys = [(row.table, row.method, row.backbone) for row in map(ROWS.__getitem__, names)]
+        return float(cells.loc[keys].mean()) if all(key in cells.index for key in keys) else None
 
+    better = published(part.better)
     if part.worse:
-        worse = published(part.worse)
-        return "", worse, _difference(published(part.better), worse)
-    others = cells.loc[["table1"]].drop("MMNet", level="method")
-    best, (_, name, _) = float(others.max()), others.index[int(others.argmax())]
-    return f"{name}'s {best:.2f}", best, _difference(published(part.better), best)
+        rival, worse = "", published(part.worse)
+    else:
+        others = cells.loc[["table1"]].drop("MMNet", level="method")
+        worse, (_, name, _) = float(others.max()), others.index[int(others.argmax())]
+        rival = f"{name}'s {worse:.2f}"
+    if better is None or worse is None:
+        return rival, 0.0, None
+    return rival, worse, _points(better, worse)
 
 
-def _difference(better: float, worse: float) -> Difference:
+def _points(better: float, worse: float) -> Points:
     points = better - worse
     return {"points": points, "percent": 100 * points / worse if worse else None}
 
@@ -139,5 +153,5 @@ def verdict_of(interval: Interval, corrected: Interval) -> str:
 
 def combined(verdicts: list[str]) -> str:
     """Return the verdict on a claim that says all its parts at once."""
-    order = (CONTRADICTED, NOT_TESTABLE, NOT_TESTED, UNDECIDED, SUPPORTED)
+    order = (CONTRADICTED, NOT_TESTABLE, NOT_TESTED, NEEDS_SEEDS, UNDECIDED, SUPPORTED)
     return next(verdict for verdict in order if verdict in verdicts)

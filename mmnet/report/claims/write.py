@@ -9,24 +9,28 @@ from pathlib import Path
 from typing import Any
 
 from mmnet.config.schema import Params
-from mmnet.report.claims.bootstrap import RESAMPLES
+from mmnet.config.tables import MIN_SEEDS
 from mmnet.report.claims.evidence import (
-    CONTRADICTED,
-    LEVEL,
+    METHODS,
     MIN_IMAGES,
     SUPPORTED,
+    UNDECIDED,
     combined,
     corrected_level,
     differences,
     judge,
 )
-from mmnet.report.claims.rows import RowsOf, Runs, read_runs
-from mmnet.report.claims.statements import CLAIMS, Claim
+from mmnet.report.claims.statements import CLAIMS, Claim, wanted_runs
+from mmnet.report.interval import LEVEL
 from mmnet.report.render import render
+from mmnet.report.rows import MECHANISM, RowsOf, Runs, read_runs
 from mmnet.report.tables.common import TITLES
 from mmnet.report.tables.typeset import pipe_table
+from mmnet.runtime.errors import DataError
 from mmnet.runtime.files import atomic_write
 
+ABOUT_QUERIES = {"model.num_queries", "model.mmp", "model.mqe"}
+"""What a claim about the queries varies."""
 Values = dict[str, Any]
 """A claim, or a part of one, as claims.json has it."""
 
@@ -38,11 +42,19 @@ def write_claims(rows_of: RowsOf, folder: Path, *, params: Params) -> None:
         DataError: rows are missing, damaged, of other parameters, or of different sentences.
         ConfigError: experiments are not of their claim's data set, or not measured alike.
     """
-    runs = read_runs(rows_of, params)
+    runs = read_runs(wanted_runs(params), rows_of, params)
+    if runs.missing and not params.allow_missing:
+        names = ", ".join(name for missing in runs.missing.values() for name in missing)
+        raise DataError(
+            f"claims ({params.profile}): no rows of {names}. Train and predict them: snakemake "
+            "does when asked for results/claims.md. Or set allow_missing: true in params.yaml."
+        )
     claims = [_tested(claim, runs, params) for claim in CLAIMS]
     about: Values = {"profile": params.profile, "about": _about(params), "seeds": params.seeds}
-    about |= {"metric": "mIoU", "resamples": RESAMPLES, "level": LEVEL}
-    rounded = [claim | {"parts": _rounded(claim["parts"])} for claim in claims]
+    about |= {"metric": "mIoU", "level": LEVEL, "seeds_needed": MIN_SEEDS}
+    rounded = [
+        claim | {key: _rounded(claim[key]) for key in ("parts", "mechanism")} for claim in claims
+    ]
     content = json.dumps({**about, "claims": rounded}, indent=1, ensure_ascii=False)
     for name, text in (("json", f"{content}\n"), ("md", _markdown(about, claims))):
         with atomic_write(folder / f"claims.{name}") as file:
@@ -56,8 +68,21 @@ def _tested(claim: Claim, runs: Runs, params: Params) -> Values:
         "verdict": combined([part["verdict"] for part in parts]),
         "corrected_level": round(corrected_level(claim), 6),
         "differ_besides": _other_differences(claim, params),
+        "mechanism": _mechanism(claim, runs),
         "parts": parts,
     }
+
+
+def _mechanism(claim: Claim, runs: Runs) -> dict[str, dict[str, float]]:
+    """Return how different the queries of each experiment are that a claim about them compares."""
+    if not ABOUT_QUERIES & {*claim.varies}:
+        return {}
+    measures = {
+        name: runs.queries(name, part.split)
+        for part in claim.parts
+        for name in (*part.better, *part.worse)
+    }
+    return {name: of_run for name, of_run in measures.items() if of_run}
 
 
 def _rounded(value: Any) -> Any:
@@ -80,6 +105,7 @@ def _markdown(about: Values, claims: list[Values]) -> str:
         alpha=f"{1 - LEVEL:.2f}",
         min_images=MIN_IMAGES,
         claims=claims,
+        measures=MECHANISM,
         notes=list(dict.fromkeys(note for claim in claims for note in claim["differ_besides"])),
     )
 
@@ -89,6 +115,9 @@ def _rows(claim: Values) -> list[list[str]]:
     labels, verdict = [capitalised(claim["claim"]), claim["where"]], f"**{claim['verdict']}**"
     parts = claim["parts"]
     cells = [[compared(part), *numbers(part), _verdict(part, claim)] for part in parts]
+    for part, of_part in zip(parts, cells, strict=True):
+        if part["interval"] and part["interval_about"] != METHODS:
+            of_part[-2] += f" ({part['interval_about']})"
     if len(parts) == 1:
         *others, reason = cells[0]
         return [[*labels, *others, reason.replace(claim["verdict"], verdict, 1)]]
@@ -100,7 +129,7 @@ def _rows(claim: Values) -> list[list[str]]:
 
 def _verdict(part: Values, claim: Values) -> str:
     reason, ends = part["reason"], part["interval"]
-    if not reason and ends and ends[1] < 0 and part["verdict"] != CONTRADICTED:
+    if not reason and ends and ends[1] < 0 and part["verdict"] == UNDECIDED:
         reason = f"below zero at {LEVEL:.0%}, but not at {claim['corrected_level']:.1%}"
     return f"{part['verdict']}: {reason}" if reason else str(part["verdict"])
 

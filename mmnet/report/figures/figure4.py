@@ -7,44 +7,76 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from mmnet.config.schema import Params
-from mmnet.config.tables import SPLIT, configs_of
+from mmnet.config.tables import MIN_SEEDS, SPLIT, configs_of, runs_of
 from mmnet.evaluate.metrics import THRESHOLDS
 from mmnet.report.figures.drawing import TEXT, figure_with_note, save, style
+from mmnet.report.interval import LEVEL, Interval, difference
+from mmnet.report.rows import RowsOf, read_runs
 from mmnet.report.tables.common import TITLES, published_rows
 from mmnet.report.tables.scores import Scores, missing_runs, read_scores
 
 TABLE = "table2"
 OURS: dict[str, Any] = {"color": "#0072B2", "marker": "o", "linestyle": "-", "markersize": 4}
 THEIRS: dict[str, Any] = {"color": "#D55E00", "marker": "s", "linestyle": "--", "markersize": 4}
+BAND: dict[str, Any] = {"color": "#0072B2", "alpha": 0.2, "linewidth": 0}
 SHOWN = {"mIoU": "IoU", **{f"Pr@{x}": f"Pr@{x}" for x in THRESHOLDS}}
 """Our metric → the published one beside it."""
+Bands = dict[str, dict[int, Interval]]
+"""Metric and N_q → interval of the gain."""
 
 
-def write_figure4(scores: list[Path], folder: Path, *, params: Params) -> None:
-    """Write `figure4.pdf` and `figure4.png` into `folder`.
+def write_figure4(
+    scores: list[Path], folder: Path, *, params: Params, rows_of: RowsOf | None = None
+) -> None:
+    """Write `figure4.pdf` and `figure4.png` into `folder`; with several seeds, rows give its bands.
 
     Raises:
-        DataError: the scores are not those of Table 2's runs, one each, on the same data.
+        DataError: the scores are not those of Table 2's runs, one each, on the same data; or rows
+            are damaged or of other parameters.
     """
     runs = read_scores(TABLE, scores, params)
     with style():
-        save(figure4(runs, params), folder / "figure4")
+        save(figure4(runs, params, bands(rows_of, params)), folder / "figure4")
 
 
 def gains(runs: list[Scores], params: Params) -> pd.DataFrame:
-    """Return gains in percentage points over the fewest queries of Table 2, seed by seed.
+    """Return gains in percentage points over the fewest queries of Table 2, of the seeds' means.
 
-    Index: N_q and seed; columns: metrics. A seed without the run of fewest queries has no gains.
+    Index: N_q; columns: metrics. Without a run of fewest queries there are none.
     """
     queries = {config.experiment: config.model.num_queries for config in configs_of(TABLE, params)}
     records = [
-        (queries[run.experiment], run.seed, *(run.splits[SPLIT].percent(m) for m in SHOWN))
-        for run in runs
+        (queries[run.experiment], *(run.splits[SPLIT].percent(m) for m in SHOWN)) for run in runs
     ]
-    frame = pd.DataFrame(records, columns=["num_queries", "seed", *SHOWN])
-    frame = frame.set_index(["num_queries", "seed"]).sort_index().astype(float)
-    first = frame[frame.index.get_level_values("num_queries") == min(queries.values())]
-    return frame.sub(first.droplevel("num_queries"), level="seed").dropna()
+    frame = pd.DataFrame(records, columns=["num_queries", *SHOWN]).astype(
+        dict.fromkeys(SHOWN, float)
+    )
+    means = frame.groupby("num_queries").mean()
+    base = min(queries.values())
+    return means - means.loc[base] if base in means.index else means[:0]
+
+
+def bands(rows_of: RowsOf | None, params: Params) -> Bands:
+    """Return the intervals of the gains, over other images and other trainings.
+
+    None with fewer than MIN_SEEDS seeds, or without rows.
+
+    Raises:
+        DataError: rows are damaged, of other parameters, or of different sentences.
+    """
+    if rows_of is None or len(params.seeds) < MIN_SEEDS:
+        return {}
+    runs = read_runs(runs_of(TABLE, params), rows_of, params)
+    queries = {config.model.num_queries: config.experiment for config in configs_of(TABLE, params)}
+    there = [n for n, name in sorted(queries.items()) if len(runs.of(name, SPLIT)) >= MIN_SEEDS]
+    base = min(queries)
+    found: Bands = {metric: {} for metric in SHOWN}
+    for metric, (n, *more) in ((metric, there) for metric in SHOWN if base in there):
+        arms = {n: runs.arm(queries[n], SPLIT, metric) for n in there}
+        found[metric] = {base: (0.0, 0.0)} | {
+            n: difference([(1.0, arms[n]), (-1.0, arms[base])]).interval() for n in more
+        }
+    return found
 
 
 def published_gains(base: int) -> pd.DataFrame:
@@ -55,15 +87,16 @@ def published_gains(base: int) -> pd.DataFrame:
     return frame - frame.loc[base] if base in frame.index else frame[:0]
 
 
-def figure4(runs: list[Scores], params: Params) -> Figure:
+def figure4(runs: list[Scores], params: Params, bands: Bands | None = None) -> Figure:
     """Draw the gains over N_q, a panel for each metric."""
+    bands = bands or {}
     ours = gains(runs, params)
     queries = {config.model.num_queries for config in configs_of(TABLE, params)}
     base = min(queries)
     # Published numbers are shown only with the paper's data.
     theirs = published_gains(base) if params.active.shapes is None else pd.DataFrame()
     ticks = sorted(queries | {*theirs.index})
-    figure = figure_with_note(3.7, _note(ours, base, runs, params))
+    figure = figure_with_note(3.7, _note(ours, base, runs, params, bands))
     panels = figure.subplots(2, 3, sharex=True, sharey=True)
     for panel, (metric, printed) in zip(panels.flat, SHOWN.items(), strict=True):
         panel.axhline(0, color="0.6", linewidth=0.6)
@@ -72,16 +105,11 @@ def figure4(runs: list[Scores], params: Params) -> Figure:
         if len(theirs):
             places = [ticks.index(n) for n in theirs.index]
             panel.plot(places, theirs[printed], label="paper", **THEIRS)
-        by_queries = ours[metric].groupby(level="num_queries")
-        means = by_queries.mean()
-        panel.errorbar(
-            [ticks.index(n) for n in means.index],
-            means,
-            yerr=by_queries.std() if len(params.seeds) > 1 else None,
-            label="this run",
-            capsize=2,
-            **OURS,
-        )
+        means = ours[metric]
+        panel.plot([ticks.index(n) for n in means.index], means, label="this run", **OURS)
+        if band := bands.get(metric):
+            low, high = zip(*band.values(), strict=True)
+            panel.fill_between([ticks.index(n) for n in band], low, high, **BAND)
         both = len(theirs) and metric != printed
         panel.set_title(f"{printed} (this run: {metric})" if both else metric)
         panel.set_xticks(range(len(ticks)), [str(n) for n in ticks])
@@ -93,15 +121,20 @@ def figure4(runs: list[Scores], params: Params) -> Figure:
     return figure
 
 
-def _note(ours: pd.DataFrame, base: int, runs: list[Scores], params: Params) -> str:
+def _note(ours: pd.DataFrame, base: int, runs: list[Scores], params: Params, bands: Bands) -> str:
     config = configs_of(TABLE, params)[0]
     seeds = ", ".join(str(seed) for seed in params.seeds)
-    many = f"seeds {seeds}: mean ± sample standard deviation of each seed's own gain"
     text = (
         f"{TITLES[config.dataset_name]} {SPLIT}, {config.tower.label}. This run: profile "
         f"{params.profile} ({params.active.label}), "
-        f"{many if len(params.seeds) > 1 else f'seed {seeds}'}."
+        f"{f'means of seeds {seeds}' if len(params.seeds) > 1 else f'seed {seeds}'}."
     )
+    if any(bands.values()):
+        text += f" Band: {LEVEL:.0%} interval of the gain, over other images and other trainings."
+    elif len(params.seeds) < MIN_SEEDS:
+        text += f" No band: how far trainings differ takes {MIN_SEEDS} seeds or more."
+    else:
+        text += " No band: it takes the rows per sentence, which are not here."
     if params.active.shapes is not None:
         text += " Not comparable with published numbers."
     if missing := missing_runs(TABLE, runs, params):

@@ -120,7 +120,7 @@ def _pictures(place: SubFigure, about: dict[str, Any], arrays: dict[str, Any]) -
     for panel, (under, drawn) in zip(panels, tiles.items(), strict=True):
         put_picture(panel, drawn, under)
     lines = [
-        line for said in _similarity(about, arrays["scores"]) for line in wrap(said, 2.8, SMALL)
+        line for said in _differences(about, arrays["scores"]) for line in wrap(said, 2.8, SMALL)
     ]
     text.set_axis_off()
     text.text(0, 1, "\n".join(lines), fontsize=SMALL, va="top", transform=text.transAxes)
@@ -163,15 +163,30 @@ def _masks(place: SubFigure, masks: Any, order: Any, threshold: float) -> None:
             panel.contour(mask, levels=[threshold], colors=LIMIT, linewidths=0.7)
 
 
-def _similarity(about: dict[str, Any], scores: Any) -> list[str]:
-    every = f"over all {about['sentences']:,} sentences of {about['split']}"
+def _differences(about: dict[str, Any], scores: Any) -> list[str]:
+    def said(name: str) -> str:
+        pair = [about[key].get(name) for key in ("queries", "mean_queries")]
+        return "undefined" if None in pair else "{:.2g} ({:.2g})".format(*pair)
+
+    keys = about.get("key_words") or {}
     return [
-        "How alike the queries are: means over all pairs of queries; 1 where all are the same.",
-        f"Masks, IoU above the threshold of {about['threshold']:g}, on their own grid: "
-        f"{about['mask_iou']:.3f}; {every} {about['mean_mask_iou']:.3f}.",
-        f"Attention, cosine of the rows of A: {about['attention_cosine']:.3f}; {every} "
-        f"{about['mean_attention_cosine']:.3f}.",
-        f"Scores: the largest is {scores.max() / max(scores.min(), 1e-30):.6g} times the least.",
+        "How different the queries are; in brackets, on average over all "
+        f"{about['sentences']:,} sentences of {about['split']}.",
+        f"Spread over the queries relative to rms: F_q {said('query_spread')}, kernels "
+        f"{said('kernel_spread')}, masks {said('mask_spread')}; effective number of queries "
+        f"{said('effective_queries')}.",
+        f"Attention: total variation between queries {said('attention_variation')}, entropy / ln L "
+        f"{said('attention_entropy')}.",
+        f"Scores: entropy / ln N_q {said('score_entropy')}; the largest is "
+        f"{scores.max() / max(scores.min(), 1e-30):.6g} times the least.",
+        *(
+            [
+                "Attention to the word that alone names the object {key:.2f}, to the one beside it "
+                "{other:.2f} ({sentences:,.0f} sentences of two attributes).".format(**keys)
+            ]
+            if keys
+            else []
+        ),
     ]
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from mmnet.benchmark.words import KIND_OF
 from mmnet.config.schema import Params
 from mmnet.data.refer import read_table
 from mmnet.report.render import render
@@ -19,13 +20,19 @@ SMALL = 0.01
 ALL = "all"
 """Training on the data sets' training splits together."""
 
+KINDS = ("colour", "shape", "pattern", "size")
+
 Place = tuple[str, str]
 """Data set and split."""
 Measures = dict[str, int | float]
 
 
-def write_data_report(tables: list[Path], folder: Path, *, params: Params) -> None:
+def write_data_report(
+    tables: list[Path], folder: Path, *, params: Params, key_words: Path | None = None
+) -> None:
     """Write `data.md` and `data.csv`, of one prepared table for each data set, into `folder`.
+
+    `key_words` is the procedural benchmark's list of sentences with a key word.
 
     Raises:
         DataError: a table is missing, damaged, or lacks a split or column.
@@ -46,6 +53,7 @@ def write_data_report(tables: list[Path], folder: Path, *, params: Params) -> No
             "data.md",
             **{"params": params, "titles": {**TITLES, ALL: "all of them"}, "small": SMALL},
             **{"measured": measured, "shared": shared, "leaks": any(shared[ALL].values())},
+            keys=_key_words(key_words) if key_words else None,
         ),
     }
     for file_name, text in texts.items():
@@ -61,6 +69,30 @@ def _read(path: Path, splits: list[str]) -> pd.DataFrame:
             f"re-run mmnet prepare {path.stem}."
         )
     return table
+
+
+def _key_words(path: Path) -> dict[str, list[int]]:
+    """Count, per split: sentences with a key word, by key, and those heard with either word as key.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    try:
+        frame = pd.read_csv(path)
+        kinds = frame["key"].map(KIND_OF)
+        either = frame.groupby(["split", "sentence"])["key"].transform("nunique") > 1
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path}: {reason}. Draw the benchmark again: mmnet shapes.") from None
+    return {
+        str(split): [
+            int(here.sum()),
+            *(int((here & (kinds == kind)).sum()) for kind in KINDS),
+            int((here & either).sum()),
+        ]
+        for split in frame["split"].unique()
+        for here in [frame["split"] == split]
+    }
 
 
 def measures(rows: pd.DataFrame, max_length: int) -> Measures:

@@ -5,9 +5,10 @@ from importlib import resources
 import pandas as pd
 
 from mmnet.config.schema import Config, Params
-from mmnet.config.tables import SHOWN, SPLIT, configs_of, runs_of, unlike
+from mmnet.config.tables import SHOWN, SPLIT, configs_of, is_ours_alone, runs_of, unlike
 from mmnet.evaluate.metrics import METRICS
 from mmnet.report.render import render
+from mmnet.report.tables.marks import PAPER_QUERIES
 from mmnet.report.tables.scores import Scores, missing_runs
 
 COLUMNS = [
@@ -18,8 +19,6 @@ TITLES = {"refcoco": "RefCOCO", "refcoco+": "RefCOCO+", "refcocog": "G-Ref"}
 HEADLINE, SECOND = "mIoU", "oIoU"
 OURS = "MMNet (this run)"
 PAPER = {"MMNet": "MMNet (paper)"}
-PAPER_QUERIES = 24
-"""N_q of the paper's Table 4, whose rows do not name it."""
 
 
 def long_form(table: str, runs: list[Scores], params: Params) -> pd.DataFrame:
@@ -51,6 +50,7 @@ def method(table: str, config: Config) -> str:
     model = config.model
     switches = {"MMP": model.mmp, "f_vg": model.f_vg, "MQE": model.mqe}
     off = " and ".join(part for part, on in switches.items() if not on)
+    off += " (mean of the masks)" * is_ours_alone(table, config)
     queries = model.num_queries
     implied = table == "table4" and queries == PAPER_QUERIES
     return f"MMNet{f' w/o {off}' if off else ''}{'' if implied else f' N_q={queries}'}"
@@ -74,12 +74,19 @@ def published_rows(table: str) -> pd.DataFrame:
     return frame[COLUMNS].astype({"seed": "Int64"})
 
 
-def caption(table: str, runs: list[Scores], params: Params, *, hidden: str = "") -> str:
-    """Return a table's caption; `hidden` describes switches that it has no column for."""
+def caption(
+    table: str, runs: list[Scores], params: Params, *, hidden: str = "", marks: str = ""
+) -> str:
+    """Return a table's caption.
+
+    `hidden` describes switches that it has no column for, `marks` its marks.
+    """
     first = configs_of(table, params)[0]
     text = render(
         "caption",
         **{"table": table, "params": params, "first": first, "hidden": hidden, "split": SPLIT},
+        marks=marks,
+        has_mean=any(is_ours_alone(table, config) for config in configs_of(table, params)),
         title=TITLES[first.dataset_name],
         unlike=unlike(table, params) if table in SHOWN else [],
         missing=missing_runs(table, runs, params),

@@ -12,6 +12,7 @@ SPECIAL = {c: rf"\{c}" for c in "%_&#${}"} | {
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "±": r"$\pm$",
+    "†": r"$\dagger$",
 }
 
 
@@ -19,7 +20,7 @@ SPECIAL = {c: rf"\{c}" for c in "%_&#${}"} | {
 class Row:
     labels: list[str]
     cells: list[str]
-    """Numbers as Markdown shows them: `-1.23`, `68.14 ± 0.05`, or dashes."""
+    """Numbers as Markdown shows them: `-1.23`, `68.14 ± 0.05`, `68.14 ± 0.05†`, or dashes."""
     rule: str = ""
     """TeX between the row above and this one."""
     continues: bool = False
@@ -86,7 +87,8 @@ def _spanning_heads(table: Table) -> list[str]:
 
 def _tex_number(text: str) -> str:
     text = re.sub(r"^-(?=\d)", "$-$", text)
-    return re.sub(r" ± (.*)", r"$_{\\pm \1}$", text)
+    text = re.sub(r" ± ([\d.]+)†", r"$_{\\pm \1}^{\\dagger}$", text)
+    return re.sub(r" ± ([\d.]+)", r"$_{\\pm \1}$", text)
 
 
 def to_markdown(table: Table) -> str:

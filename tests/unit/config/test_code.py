@@ -70,7 +70,7 @@ def test_a_reworded_message_or_a_new_setting_of_mlflow_retrains_nothing(
     change(package / "train/run_state.py", 'f"resuming after', 'f"continuing after')
     change(package / "model/mmnet.py", '"""MMNet as', '"""MMNet, as')
     enabled = "    enabled: bool\n"
-    change(package / "config/schema.py", enabled, f"{enabled}    team: str\n")
+    change(package / "config/profile.py", enabled, f"{enabled}    team: str\n")
     change(package / "runtime/progress.py", "LINE_EVERY = 10.0", "LINE_EVERY = 30.0")
     with (package / "tracking" / "live.py").open("a") as file:
         file.write("\nNEW = 1\n")

@@ -9,7 +9,7 @@ import yaml
 
 from mmnet.cli.parser import main
 from mmnet.data.refer import read_table
-from support.mirror import CONTENT, OTHER, SHA256, Mirror, status, whole
+from support.mirror import CONTENT, OTHER, SHA256, Mirror, pinned, status, whole
 from support.tiny import ROOT, Tiny
 
 ARCHIVES = Path("data/mini/archives")
@@ -22,12 +22,11 @@ def project(mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     mini = params["profiles"]["mini"]
     for name in mini["archives"]:
-        url = mirror.serves(whole, at=f"/{name}.zip")
-        mini["archives"][name] = {"urls": [url], "bytes": len(CONTENT), "sha256": SHA256}
+        mini["archives"][name] = pinned(mirror.serves(whole, at=f"/{name}.zip")).model_dump()
     mini["towers"]["vit_b"]["pretrained"] = "openai"
-    url = mirror.serves(whole, at="/ViT-B-16.pt")
+    weights = pinned(mirror.serves(whole, at="/ViT-B-16.pt")).model_dump()
     # The second tower's file is made here: nothing to download or to verify.
-    mini["weights"] = {name: {"urls": [url], "sha256": SHA256} for name in ("vit_b", "vit_l")}
+    mini["weights"] = {"vit_b": weights, "vit_l": weights}
     mini["data"] = {"train2014": None}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     monkeypatch.chdir(tmp_path)

@@ -1,6 +1,5 @@
 """What `mmnet examples` and `mmnet queries` write: the model's own masks, attention and scores."""
 
-import itertools
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,8 +18,9 @@ from mmnet.data.dataset import evaluation_items, read_mask
 from mmnet.data.loader import read
 from mmnet.data.tokenizer import tokenize
 from mmnet.data.transforms import logits_to_image, normalise
+from mmnet.evaluate.metrics import MEASURES
 from mmnet.evaluate.predict import load_model, predict_masks, predict_splits
-from mmnet.evaluate.queries import alike, encode, merge_words, read_queries
+from mmnet.evaluate.queries import merge_words
 from mmnet.model import checkpoint
 from mmnet.model.build import build_model
 from mmnet.report.figures.mask_figures import read_shown
@@ -160,38 +160,16 @@ def test_figure6_weighs_masks_by_scores_to_y_and_attention_sums_to_one(finished:
     assert about["words"] == ["[SOS]", *about["sentence"].split(), "[EOS]"]
 
 
-def test_how_alike_queries_are_is_the_mean_over_all_pairs() -> None:
-    torch.manual_seed(0)
-    masks = torch.rand(3, 4, 5, 6) > 0.5
-    masks[1, :2] = False  # two that are empty agree
-    attention = torch.rand(3, 4, 7).softmax(-1)
-    for s, found in enumerate(alike(masks, attention)):
-        ious, cosines = [], []
-        for n, m in itertools.combinations(range(4), 2):
-            union = int((masks[s, n] | masks[s, m]).sum())
-            ious.append(int((masks[s, n] & masks[s, m]).sum()) / union if union else 1.0)
-            a, b = attention[s, n].double(), attention[s, m].double()
-            cosines.append(float(a @ b / (a.norm() * b.norm())))
-        assert found.tolist() == pytest.approx([np.mean(ious), np.mean(cosines)])
-    same = alike(masks[:, :1].expand(-1, 4, -1, -1), attention[:, :1].expand(-1, 4, -1))
-    assert same.flatten().tolist() == pytest.approx([1.0] * 6)
-    assert alike(masks[:, :1], attention[:, :1]).tolist() == [[1.0, 1.0]] * 3
-
-
-def test_the_means_are_over_every_sentence_of_the_split(finished: Place) -> None:
-    about, _ = finished.shown(finished.paths.run("nq_24", 0).queries)
-    items = finished.items()
-    assert about["sentences"] == len(items.rows)
-    model = load_model(finished.config, finished.run(finished.config).checkpoint)
-    found = []
-    threshold = finished.config.evaluate.threshold
-    for batch in read(items, batch_size=None, workers=0):
-        features = encode(model, batch, CPU)
-        for number in range(len(batch.rows)):
-            queries = read_queries(model, features, batch, torch.tensor([number]))
-            found += alike(queries.masks.sigmoid() > threshold, queries.attention).tolist()
-    expected = np.mean(found, axis=0)
-    assert [about["mean_mask_iou"], about["mean_attention_cosine"]] == pytest.approx(expected)
+def test_figure6_says_how_different_the_queries_are_as_the_rows_have_it(finished: Place) -> None:
+    about, arrays = finished.shown(finished.paths.run("nq_24", 0).queries)
+    rows = pd.read_parquet(finished.run(finished.config).rows)
+    rows = rows[rows["split"] == SPLIT].set_index("sent_id")
+    assert about["sentences"] == len(rows)
+    assert about["mean_queries"] == pytest.approx(rows[[*MEASURES]].mean().to_dict())
+    assert about["queries"] == pytest.approx(rows.loc[about["sent_id"], [*MEASURES]].to_dict())
+    logs = np.log(arrays["scores"].astype(float))
+    found = -(arrays["scores"] * logs).sum() / np.log(24)
+    assert about["queries"]["score_entropy"] == pytest.approx(found, rel=1e-4)
 
 
 def test_tokens_become_words_again() -> None:

@@ -28,6 +28,8 @@ from mmnet.evaluate.metrics import METRICS, iou, score, score_run
 from mmnet.evaluate.predict import predict, predict_splits
 from mmnet.model import checkpoint
 from mmnet.model.build import build_model
+from mmnet.model.mask_projector import Made
+from mmnet.model.mmnet import Queries
 from mmnet.runtime.errors import CheckpointError, DataError
 from support.tiny import SLICE, Tiny
 from support.training import identity_like, inputs_of
@@ -86,6 +88,8 @@ def test_rows_of_other_values_are_refused(tiny: Tiny, tmp_path: Path) -> None:
 class Known:
     """A model whose logits are a plain function of image and words, and which counts its calls."""
 
+    has_scores = False
+
     def __init__(self) -> None:
         self.images, self.sentences = 0, 0
 
@@ -96,11 +100,16 @@ class Known:
         self.images += len(images)
         return (F.adaptive_avg_pool2d(images, 16).mean(1),) * 5
 
-    def segment(self, features: Any, tokens: Tensor) -> Tensor:
+    def read(self, features: Any, tokens: Tensor) -> Queries:
         self.sentences += len(tokens)
-        return torch.stack(
-            [known_logits(means, row) for means, row in zip(features.v2, tokens, strict=True)]
-        )
+        pairs = zip(features.v2, tokens, strict=True)
+        return with_masks([known_logits(means, row) for means, row in pairs])
+
+
+def with_masks(y: list[Tensor]) -> Queries:
+    """One query that makes these masks, without MMP."""
+    one = torch.ones(len(y), 1, 1)
+    return Queries(one, one, Made(torch.stack(y), one[..., 0], None, one))
 
 
 def known_logits(means: Tensor, tokens: Tensor) -> Tensor:
@@ -167,6 +176,8 @@ def test_a_splits_rows_are_the_same_with_or_without_other_splits(tiny: Tiny) -> 
 class Chosen:
     """A model that gives each sentence, in order, the logits chosen for it."""
 
+    has_scores = False
+
     def __init__(self, logits: list[Tensor]) -> None:
         self.logits = iter(logits)
 
@@ -176,8 +187,8 @@ class Chosen:
     def encode_image(self, images: Tensor) -> tuple[Tensor, ...]:
         return (images[:, 0, 0, 0],) * 5
 
-    def segment(self, features: Any, tokens: Tensor) -> Tensor:
-        return torch.stack([next(self.logits) for _ in tokens])
+    def read(self, features: Any, tokens: Tensor) -> Queries:
+        return with_masks([next(self.logits) for _ in tokens])
 
 
 def rows_of(table: pd.DataFrame, images: Path, logits: list[Tensor], size: int) -> pd.DataFrame:

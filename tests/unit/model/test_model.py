@@ -19,7 +19,6 @@ from torch.testing import assert_close
 from mmnet.model import clip
 from mmnet.model.build import build_model
 from mmnet.model.clip import load_clip, resize_positions
-from mmnet.model.mask_decoder import MaskDecoder
 from mmnet.model.mmnet import ImageFeatures, MMNet
 from mmnet.pipeline.cost import describe
 from mmnet.runtime.errors import CheckpointError, ConfigError
@@ -44,6 +43,9 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "neither": {"mmp": False, "mqe": False},
     "no f_vg": {"f_vg": False},
     "no relu": {"relu_kernel": False},
+    "normed": {"vector_norm": "all", "generator_init": "glorot"},
+    "normed, no f_vg": {"vector_norm": "all", "f_vg": False},
+    "residuals": {"estimator_residual": True, "visual_query": True, "attention_bias": True},
     "one query": {"num_queries": 1},
 }
 
@@ -135,10 +137,13 @@ def test_paper_sizes_gradients_and_activations(architecture: str) -> None:
     assert f_v3.shape == (2, 512, 30, 30)
     assert f_v4.shape == (2, 1024, 15, 15)
     assert f_vg.shape == (2, 1024)
-    masks, scores, attention = mmnet.masks(mmnet.encode_image(image), tokens)
-    assert masks.shape == (2, 24, 120, 120)
-    assert scores.shape == (2, 24)
+    f_q, attention, made = mmnet.read(mmnet.encode_image(image), tokens)
+    assert f_q.shape == (2, 24, 512)
     assert attention.shape == (2, 24, 17)
+    assert made.s_q.shape == (2, 24)
+    assert made.kernels is not None
+    assert made.kernels.shape == (2, 24, 9 * 256 + 1)
+    assert mmnet.masks(made).shape == (2, 24, 120, 120)
     y = mmnet(image, tokens)
     assert y.shape == (2, 120, 120)
     y.sum().backward()
@@ -166,7 +171,7 @@ def test_vit_whose_patch_does_not_divide_the_image_shrinks_it(tmp_path: Path) ->
 def test_padding_receives_no_attention() -> None:
     mmnet = build().eval()
     tokens = sentences(6)
-    _, _, attention = mmnet.masks(mmnet.encode_image(images(6)), tokens)
+    attention = mmnet.read(mmnet.encode_image(images(6)), tokens).attention
     is_pad = tokens == 0
     assert is_pad.any()
     assert (attention.transpose(1, 2)[is_pad] == 0).all()
@@ -246,7 +251,7 @@ def test_the_number_of_queries_changes_one_convolution() -> None:
 @pytest.mark.parametrize(
     ("ablation", "changed"),
     [
-        ("no mmp", {"masks", "s_q", "y"}),
+        ("no mmp", {"masks", "y"}),
         ("no mqe", {"s_q", "y"}),
         ("neither", {"masks", "s_q", "y"}),
         ("no f_vg", {"f_vg", "f_q", "attention", "f_s", "masks", "s_q", "y"}),
@@ -277,10 +282,11 @@ def test_each_switch_changes_what_it_should_and_nothing_else(
 def everything(mmnet: MMNet) -> dict[str, Tensor]:
     features = mmnet.encode_image(images(4).double())
     f_s, f_q, attention = mmnet.decode(features, sentences_of_four())
-    y = mmnet.segment(features, sentences_of_four())
-    found = {**features._asdict(), "f_s": f_s, "f_q": f_q, "attention": attention, "y": y}
-    if isinstance(mmnet.mask_decoder, MaskDecoder):  # without MMP, queries have no own masks
-        found["masks"], found["s_q"], _ = mmnet.masks(features, sentences_of_four())
+    made = mmnet.read(features, sentences_of_four()).made
+    found = {**features._asdict(), "f_s": f_s, "f_q": f_q, "attention": attention}
+    found |= {"y": made.y, "s_q": made.s_q}
+    if made.kernels is not None:  # without MMP, queries have no own masks
+        found["masks"] = mmnet.masks(made)
     return found
 
 
@@ -293,9 +299,12 @@ def sentences_of_four() -> Tensor:
 def test_the_mask_is_the_weighed_sum_of_the_masks_of_the_queries() -> None:
     mmnet = shaken(build())
     features = mmnet.encode_image(images(4).double())
-    masks, scores, _ = mmnet.masks(features, sentences_of_four())
-    y = (scores[..., None, None] * masks).sum(1)
-    assert_close(mmnet.segment(features, sentences_of_four()), y)
+    made = mmnet.read(features, sentences_of_four()).made
+    masks = mmnet.masks(made)
+    y = (made.s_q[..., None, None] * masks).sum(1)
+    assert_close(made.y, y)
+    assert torch.equal(mmnet.segment(features, sentences_of_four()), made.y)
+    assert_close(mmnet.masks(made, slice(1, 3)), masks[1:3])
 
 
 # Weights files.

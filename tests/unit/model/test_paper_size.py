@@ -225,7 +225,8 @@ def test_one_step_has_every_symbol_of_the_paper_and_a_gradient_for_every_paramet
         found["F_p"] = projector.linear(up(found.pop("Conv(Up(F_s))")))
         kernels = found["F_pn"][0, :, :-1].unflatten(1, (256, 3, 3))
         masks = F.conv2d(found["F_p"], kernels, found["F_pn"][0, :, -1], padding=1)
-        found["masks"], scores = mmnet.mask_decoder.masks(found["F_s"], found["F_q"])
+        made = mmnet.mask_decoder.make(found["F_s"], found["F_q"])
+        found["masks"], scores = mmnet.masks(made), made.s_q
         assert_close(found["masks"], masks, rtol=1e-3, atol=1e-3)
         assert_close(found["y"], (scores[..., None, None] * masks).sum(1), rtol=1e-3, atol=1e-3)
     assert {name: tuple(tensor.shape[1:]) for name, tensor in found.items()} == shapes(tower)

@@ -112,7 +112,7 @@ def test_totals_add_up_over_experiments_and_seeds(cheap: list[Any]) -> None:
 
 def test_shared_runs_are_counted_once(cheap: list[Any]) -> None:
     params, paths = params_of("paper"), Paths("paper")
-    for tables, count in (([], 19), (["table2", "table3", "table4"], 13), (["table4"], 4)):
+    for tables, count in (([], 20), (["table2", "table3", "table4"], 14), (["table4"], 5)):
         assert len(costed_runs(params, paths, tables)) == count
 
 
@@ -187,7 +187,7 @@ def test_planning_writes_nothing_and_aligns_its_columns(
     assert main(["plan", "table4", "--set", "profile=mini"]) == 0
     lines = capsys.readouterr().out.splitlines()
     rows = [line for line in lines if line.startswith("experiment ") or "mini RN50" in line]
-    assert len(rows) == 5
+    assert len(rows) == 6
     assert len({len(line) for line in rows}) == 1
     assert not any(line.startswith("disk, archives") for line in lines)  # procedural: small
     assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]

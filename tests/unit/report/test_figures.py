@@ -10,20 +10,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from scipy import stats
 
 from mmnet.cli.parser import main
 from mmnet.config.paths import Paths
 from mmnet.config.schema import Params
+from mmnet.evaluate.metrics import MEASURES, score
 from mmnet.evaluate.selection import KINDS
 from mmnet.report.figures.drawing import SMALL, WIDTH, style, wrap
-from mmnet.report.figures.figure4 import SHOWN, figure4, write_figure4
+from mmnet.report.figures.figure4 import SHOWN, bands, figure4, write_figure4
 from mmnet.report.figures.mask_figures import figure5, figure6, read_shown
 from mmnet.report.tables.scores import read_scores
 from mmnet.runtime.errors import DataError
-from support.results import change_scores, made_up, make_runs, make_scores, params_of
+from support.results import (
+    Bench,
+    change_scores,
+    made_up,
+    make_runs,
+    make_scores,
+    params_of,
+    scattered,
+)
 from support.tiny import ROOT
 
 QUERIES = [1, 2, 4, 8, 16, 24, 32]
@@ -82,7 +93,8 @@ def test_figure4_plots_the_gains_of_the_scores(tmp_path: Path) -> None:
         assert places == [str(n) for n in QUERIES]
         assert heights == pytest.approx([gain(n, 0, metric) for n in QUERIES])
     assert "paper" not in figure.axes[0].get_legend_handles_labels()[1]
-    assert "profile mini (procedural benchmark), seed 0. Not comparable" in note_of(figure)
+    assert "profile mini (procedural benchmark), seed 0. No band:" in note_of(figure)
+    assert "Not comparable" in note_of(figure)
 
 
 def test_figure4_has_the_published_curve_beside_ours_in_paper(tmp_path: Path) -> None:
@@ -102,16 +114,54 @@ def test_figure4_has_the_published_curve_beside_ours_in_paper(tmp_path: Path) ->
         assert getattr(lines[0], mark)() != getattr(lines[1], mark)()
 
 
-def test_several_seeds_are_their_mean_gain_with_its_deviation(tmp_path: Path) -> None:
+def band_of(figure: Figure, panel: int) -> dict[float, tuple[float, float]] | None:
+    """Place on the axis → lower and upper end."""
+    if not (areas := figure.axes[panel].collections):
+        return None
+    corners = areas[0].get_paths()[0].vertices
+    ends: dict[float, list[float]] = {}
+    for x, y in corners:
+        ends.setdefault(x, []).append(y)
+    return {x: (min(ys), max(ys)) for x, ys in ends.items()}
+
+
+def test_several_seeds_are_their_mean_gain_with_a_band(tmp_path: Path) -> None:
     params = params_of("mini", "seeds=[0, 1, 2]")
-    figure = drawn4(params, scores_of(params, tmp_path))
-    container = figure.axes[1].containers[0]
-    gains = np.array([[gain(n, seed, "Pr@0.5") for n in QUERIES] for seed in range(3)])
-    assert list(container[0].get_ydata()) == pytest.approx(gains.mean(0))
-    low, high = np.array([line[:, 1] for line in container[2][0].get_segments()]).T
-    assert (high - low) / 2 == pytest.approx(gains.std(0, ddof=1))
-    assert gains.std(0, ddof=1).max() > 1
+    bench = Bench(tmp_path, params, scattered, trainings=0.02)
+    runs = read_scores("table2", bench.scores("table2"), params)
+    with style():
+        figure = figure4(runs, params, bands(bench.path, params))
+    values = [[100 * score(rows_at(bench, n, seed))["mIoU"] for seed in range(3)] for n in QUERIES]
+    means = np.mean(values, axis=1)
+    heights = curves(figure, "this run")[0][1]
+    assert heights == pytest.approx(means - means[0])
+    band = band_of(figure, 0)
+    assert band is not None
+    assert band.pop(0) == (0, 0)
+    for place, (low, high) in band.items():
+        assert (low + high) / 2 == pytest.approx(heights[int(place)])
+        # Wider than Welch's, which knows of no other images.
+        pair = values[int(place)], values[0]
+        welch = stats.ttest_ind(*pair, equal_var=False).confidence_interval(0.95)
+        assert high - low > 0.99 * (welch.high - welch.low)
     assert "seeds 0, 1, 2" in note_of(figure)
+    assert "Band: 95% interval" in note_of(figure)
+
+
+def rows_at(bench: Bench, queries: int, seed: int) -> pd.DataFrame:
+    rows = pd.read_parquet(bench.path(f"nq_{queries}", seed))
+    return rows[rows["split"] == "testA"]
+
+
+@pytest.mark.parametrize(
+    ("seeds", "reason"), [("[0]", "3 seeds or more"), ("[0, 1, 2]", "rows per sentence")]
+)
+def test_figure4_says_why_it_has_no_band(seeds: str, reason: str, tmp_path: Path) -> None:
+    params = params_of("mini", f"seeds={seeds}")
+    figure = drawn4(params, scores_of(params, tmp_path))
+    assert band_of(figure, 0) is None
+    assert "No band: " in note_of(figure)
+    assert reason in note_of(figure)
 
 
 def test_missing_runs_are_refused_or_with_allow_missing_named(tmp_path: Path) -> None:
@@ -129,11 +179,10 @@ def test_missing_runs_are_refused_or_with_allow_missing_named(tmp_path: Path) ->
         assert run.replace("/seed", " seed ") in note_of(figure)
 
 
-def test_a_seed_without_its_base_has_no_gains(tmp_path: Path) -> None:
+def test_without_its_base_there_are_no_gains(tmp_path: Path) -> None:
     params = params_of("mini", "seeds=[0, 1]", "allow_missing=true")
     one = drawn4(params, scores_of(params, tmp_path, ("nq_1/seed1",)))
-    heights = curves(one, "this run")[2][1]
-    assert heights == pytest.approx([gain(n, 0, "Pr@0.6") for n in QUERIES])
+    assert curves(one, "this run")[2][1][0] == 0  # over the mean of the seeds that there are
     none = drawn4(params, scores_of(params, tmp_path, ("nq_1/seed0", "nq_1/seed1")))
     assert all(heights == [] for _, heights in curves(none, "this run"))
     assert "N_q = 1" in note_of(none)
@@ -202,7 +251,8 @@ def test_figure6_draws_the_queries_by_falling_score() -> None:
             panel.images[0].get_array(), 1 / (1 + np.exp(-logits)), atol=1e-9
         )
     said = " ".join(" ".join(texts_of(figure)).split())
-    assert f"{about['mask_iou']:.3f}; over all {about['sentences']:,}" in said
+    assert said.count("0.25 (0.00032)") == len(MEASURES)
+    assert f"all {about['sentences']:,} sentences" in said
     assert about["rule"] in said
 
 

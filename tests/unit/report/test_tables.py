@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -12,7 +13,7 @@ from mmnet.config.tables import TABLES, runs_of
 from mmnet.evaluate.metrics import METRICS
 from mmnet.report.tables.common import published_rows
 from mmnet.report.tables.write import write_table
-from support.results import change_scores, make_scores, params_of, table_rows
+from support.results import Bench, Floats, change_scores, make_scores, params_of, table_rows
 
 PRECISIONS = [f"Pr@{x}" for x in (0.5, 0.6, 0.7, 0.8, 0.9)]
 FALLING = ["49.00", "47.00", "45.00", "43.00", "41.00", "39.00"]
@@ -117,10 +118,10 @@ def test_mini_shows_ours_alone_and_the_caption_says_so(table: str, tmp_path: Pat
 # Tables 2-4.
 
 
-def test_tables_2_to_4_are_of_13_runs() -> None:
+def test_tables_2_to_4_are_of_13_runs_and_one_of_ours() -> None:
     runs = [runs_of(table, params_of("paper")) for table in TABLES[1:]]
-    assert [len(of_table) for of_table in runs] == [7, 6, 4]
-    assert len({run for of_table in runs for run in of_table}) == 13
+    assert [len(of_table) for of_table in runs] == [7, 6, 5]
+    assert len({run for of_table in runs for run in of_table}) == 14
 
 
 def test_table2_has_a_row_per_number_of_queries(tmp_path: Path) -> None:
@@ -157,11 +158,25 @@ def test_table4_has_a_row_per_switch(tmp_path: Path) -> None:
         ["f_vg", "MQE", "mIoU"],
         ["✓", "✓", "51.00"],
         ["✓", "✗", "56.00"],
-        ["✗", "✓", "61.00"],
-        ["✗", "✗", "66.00"],
+        ["✗", "✓", "66.00"],
+        ["✗", "✗", "71.00"],
+        ["✓", "✗, mean", "61.00"],
     ]
     assert ", N_q = 24, 3 epochs" in text_of(tmp_path, "table4.md")
     assert ", $N_q$ = 24, 3 epochs" in text_of(tmp_path, "table4.tex")
+
+
+def test_the_mean_of_the_masks_is_a_row_of_ours_below_the_papers(tmp_path: Path) -> None:
+    rows = written(tmp_path, "table4", "paper")
+    assert [row[2] for row in rows[1:]] == ["ours", "published", "difference"] * 4 + ["ours"]
+    assert rows[-1][:4] == ["✓", "✗, mean", "ours", "61.00"]
+    tex = text_of(tmp_path, "table4.tex")
+    assert tex.index(r"\midrule", tex.index("difference")) < tex.index(r"$\times$, mean & ours")
+    assert "The last row is ours" in text_of(tmp_path, "table4.md")
+    csv = text_of(tmp_path, "table4.csv")
+    assert "MMNet (this run) w/o MQE (mean of the masks),RN50,refcoco+,testA,mIoU,61.00" in csv
+    written(tmp_path, "table2", "paper")
+    assert "is ours" not in text_of(tmp_path, "table2.md")
 
 
 def test_a_row_is_identified_by_its_switches_not_by_its_name(tmp_path: Path) -> None:
@@ -209,8 +224,8 @@ def test_csv_of_an_ablation_has_the_published_rows_and_ours(tmp_path: Path) -> N
     written(tmp_path, "table3", "paper", "seeds=[0, 1]")
     lines = text_of(tmp_path, "table3.csv").splitlines()
     for line in (
-        "table3,MMNet w/o MMP N_q=16,ResNet-50,refcoco+,testA,IoU,66.65,,published",
-        "table3,MMNet (this run) w/o MMP N_q=16,RN50,refcoco+,testA,mIoU,71.10,1,paper",
+        "table3,MMNet w/o MMP N_q=16,ResNet-50,refcoco+,testA,IoU,66.65,,published,",
+        "table3,MMNet (this run) w/o MMP N_q=16,RN50,refcoco+,testA,mIoU,71.10,1,paper,",
     ):
         assert lines.count(line) == 1, line
     assert len(lines) == 1 + 6 * 6 + 6 * 2 * len(METRICS)
@@ -222,6 +237,72 @@ def test_only_table4_of_the_paper_speaks_of_lost_check_marks(tmp_path: Path) -> 
         for suffix in ("tex", "md"):
             said = "check marks" in text_of(tmp_path / profile, f"{table}.{suffix}")
             assert said == ((profile, table) == ("paper", "table4"))
+
+
+# Marks of what the seeds do not resolve.
+
+
+RESOLVED = {"nq_1": 0.3, "nq_8_no_mmp": 0.3, "no_f_vg": 0.3}
+"""Experiments that lie far from the others, by so much."""
+
+
+def mixed(experiment: str, split: str, rows: pd.DataFrame) -> Floats:
+    ious = np.random.default_rng(0).uniform(0.2, 0.65, len(rows))
+    return ious + RESOLVED.get(experiment, 0)
+
+
+@pytest.mark.parametrize(
+    ("table", "marked"),
+    [
+        ("table2", ["32", "16", "8", "4", "2"]),
+        ("table3", ["24 ✗", "16 ✗"]),
+        ("table4", ["✓ ✗", "✗ ✗", "✓ ✗, mean"]),
+    ],
+)
+@pytest.mark.parametrize("profile", ["mini", "paper"])
+def test_differences_that_the_seeds_do_not_resolve_are_marked(
+    table: str, marked: list[str], profile: str, tmp_path: Path
+) -> None:
+    params = params_of(profile, "seeds=[0, 1, 2]")
+    bench = Bench(tmp_path, params, mixed, images=40, trainings=0.02)
+    scores = bench.scores(table)
+    write_table(table, scores, tmp_path, params=params, rows_of=bench.path)
+    heads, *rows = table_rows(tmp_path, table)
+    column = heads.index("mIoU")
+    labels = [" ".join(row[: 1 if table == "table2" else 2]) for row in rows]
+    assert [la for la, row in zip(labels, rows, strict=True) if "†" in row[column]] == marked
+    text = text_of(tmp_path, f"{table}.md")
+    assert "†: the 95% interval of the difference from the row" in text
+    tex = text_of(tmp_path, f"{table}.tex")
+    assert tex.count(r"}^{\dagger}$") == text.count("†") - 1
+    frame = pd.read_csv(tmp_path / f"{table}.csv", keep_default_na=False)
+    found = frame[(frame["metric"] == "mIoU") & (frame["profile"] == profile)]
+    counts = found["resolved"].value_counts()
+    references = {"table2": 1, "table3": 3, "table4": 1}[table]
+    assert counts.to_dict() == {"False": 3 * len(marked), "True": 3, "": 3 * references}
+
+
+def test_what_is_not_marked_is_explained(tmp_path: Path) -> None:
+    params = params_of("mini", "seeds=[0, 1]")
+    bench = Bench(tmp_path, params, mixed, trainings=0.02)
+    unmarked = []
+    for rows_of in (bench.path, None):
+        write_table("table2", bench.scores("table2"), tmp_path, params=params, rows_of=rows_of)
+        unmarked.append(text_of(tmp_path, "table2.md"))
+        assert set(pd.read_csv(tmp_path / "table2.csv")["resolved"].isna()) == {True}
+    assert unmarked[0] == unmarked[1]
+    assert "†" not in unmarked[0]
+    assert "not marked: that needs 3 seeds or more" in unmarked[0]
+
+    params = params_of("mini", "seeds=[0, 1, 2]", "allow_missing=true")
+    scores = make_scores(params, tmp_path / "scores", "table2")
+    write_table("table2", scores, tmp_path, params=params)
+    assert "not marked: that needs the rows per sentence" in text_of(tmp_path, "table2.md")
+    # Without a third training of the reference, nothing can be held against it.
+    write_table("table2", scores, tmp_path, params=params, rows_of=bench.path)
+    assert "not marked: no row with 3 trainings has such a reference" in text_of(
+        tmp_path, "table2.md"
+    )
 
 
 PUBLISHED = {
@@ -264,6 +345,7 @@ def test_every_published_row_stands_below_one_of_ours(table: str, tmp_path: Path
 
 def test_rows_that_the_paper_lacks_have_dashes_for_its_numbers(tmp_path: Path) -> None:
     switches = {"nq_24": "", "no_mqe": ", mqe: false", "no_f_vg": ", f_vg: false"}
+    switches["no_mqe_mean"] = ", mqe: false, unscored_masks: mean"
     switches["no_mqe_no_f_vg"] = ", mqe: false, f_vg: false"
     another = [
         f"experiments.{name}.model={{num_queries: 5{off}}}" for name, off in switches.items()

@@ -16,7 +16,8 @@ import yaml
 from torch import Tensor, nn
 
 from mmnet.config.paths import Paths
-from mmnet.config.schema import Config, part_size
+from mmnet.config.run import part_size
+from mmnet.config.schema import Config
 from mmnet.data.dataset import evaluation_items, training_items
 from mmnet.evaluate import predict
 from mmnet.model import checkpoint
