@@ -59,6 +59,16 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 
 
 @pytest.fixture(scope="session")
+def undisturbed(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which the tiny training was run once, from its start to its end."""
+    from support.training import fit  # PyTorch, for those tests alone that train
+
+    folder = tmp_path_factory.mktemp("undisturbed")
+    fit(tiny, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone in which the tiny Table 1 has been made, for tests of the group `workflow`."""
     folder = copy_project(tmp_path_factory.mktemp("clone"))

@@ -23,7 +23,7 @@ from support.dvc_project import (
     state,
     with_dvc,
 )
-from support.project import copy_as_if_made, edited_params, planned, snakemake, summary, tool
+from support.project import copy_project, edited_params, planned, snakemake, summary, tool
 from support.tiny import ROOT
 
 pytestmark = pytest.mark.xdist_group("workflow")  # the finished clone is made once
@@ -37,13 +37,11 @@ def within(path: str, places: set[str]) -> bool:
 
 @pytest.mark.parametrize("profile", ["mini", "paper"])
 def test_each_output_is_in_one_stage_that_depends_on_its_inputs(
-    profile: str, made: Path, tmp_path: Path
+    profile: str, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "clone"
-    if profile == "mini":
-        shutil.copytree(made, folder, symlinks=True)
-    else:
-        copy_as_if_made(folder, profile="paper", seeds=[0, 1])
+    folder = copy_project(tmp_path / "clone", tiny=False)
+    with edited_params(folder) as params:
+        params |= {"profile": profile, "seeds": [0, 1]}
     with_dvc(folder, tiny=False)
     with Repo(folder) as repo:
         outs = {s.name: {out.def_path for out in s.outs} for s in repo.index.stages}
@@ -258,7 +256,7 @@ def test_one_table_is_recorded_and_adopted_without_the_others(work: Path, tmp_pa
     (work / "dvc.lock").unlink()
     (work / "results" / "curves.csv").unlink()
     with edited_params(work) as params:  # of Table 2: not trained, its tower not there
-        more = {"dataset": "refcoco+", "tower": "rn50", "tables": ["table2"]}
+        more = {"dataset": "refcoco", "tower": "rn50", "tables": ["table2"]}
         params["experiments"]["nq_1"] = {**more, "model": {"num_queries": 1}}
     made = tool(work, "mmnet", "record")
     assert made.returncode == 0, made.stderr

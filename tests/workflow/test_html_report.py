@@ -22,7 +22,7 @@ BROWSER = next(
 NAMES = ["table1", "table2", "table3", "table4", "claims", "data", "parameters"]
 CATEGORIES = ["Claims", "Data", "Figures", "Parameters", "Tables"]
 
-pytestmark = pytest.mark.xdist_group("workflow")
+pytestmark = pytest.mark.xdist_group("report")
 
 
 # The pages.

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 import snakemake.api  # its parser cannot be imported first
@@ -29,7 +30,7 @@ from support.project import (
     snakemake,
     trainings,
 )
-from support.tiny import ROOT
+from support.tiny import ROOT, Tiny
 
 pytestmark = pytest.mark.xdist_group("workflow")  # the finished clone is made once
 RULES = [ROOT / "Snakefile", *sorted((ROOT / "workflow" / "rules").glob("*.smk"))]
@@ -178,32 +179,9 @@ def test_slurm_is_asked_for_what_params_say(clone: Path, tmp_path: Path) -> None
 # Runs.
 
 
-def test_all_is_left_whole_and_a_renamed_run_takes_the_finished_training(
-    finished: Path, tmp_path: Path
-) -> None:
+def test_all_is_left_whole(finished: Path) -> None:
     assert not list(finished.glob("**/last.pt"))
     assert not list(finished.glob("**/*.tmp"))
-    clone = shutil.copytree(finished, tmp_path / "clone", symlinks=True)
-    with edited_params(clone) as params:
-        params["experiments"]["renamed"] = params["experiments"].pop("refcoco_vit_b")
-    before = progress_of(clone)
-    assert len(before) == 2
-    run = snakemake(clone, "--cores", "1", "runs/mini/renamed/seed0/checkpoint.pt", TABLE1)
-    assert run.returncode == 0, run.stderr
-    assert progress_of(clone) == before
-    for name in ("checkpoint.pt", "metrics.jsonl"):
-        old, new = (
-            clone / "runs/mini" / run / "seed0" / name for run in ("refcoco_vit_b", "renamed")
-        )
-        assert old.read_bytes() == new.read_bytes()
-    assert (clone / TABLE1).read_bytes() == (finished / TABLE1).read_bytes()
-    assert planned(snakemake(clone, "-n", TABLE1)) == {}
-
-
-def progress_of(folder: Path) -> dict[Path, int]:
-    """When each training last made progress."""
-    files = folder.glob("runs/mini/work/*/progress.json")
-    return {path: path.stat().st_mtime_ns for path in files}
 
 
 def test_jobs_use_overrides_wherever_they_are_given(tmp_path: Path) -> None:
@@ -228,7 +206,6 @@ def test_an_archive_is_verified_and_never_fetched_again_or_deleted(tmp_path: Pat
         source["sha256"] = hashlib.sha256(b"right").hexdigest()
         params["profiles"]["mini"]["shapes"] = None
     fetch = (folder, "--cores", "1", "--forceall", "data/mini/archives/refcoco.zip.sha256")
-    assert str(archive.relative_to(folder)) in refused(snakemake(*fetch))
     archive.parent.mkdir(parents=True, exist_ok=True)
     archive.write_bytes(b"wrong")
     assert source["sha256"] in refused(snakemake(*fetch))
@@ -238,6 +215,31 @@ def test_an_archive_is_verified_and_never_fetched_again_or_deleted(tmp_path: Pat
     assert result.returncode == 0, result.stderr
     assert archive.stat().st_mtime_ns == before
     assert archive.read_bytes() == b"right"
+
+
+def test_copies_of_ones_own_are_read_where_they_lie(tiny: Tiny, tmp_path: Path) -> None:
+    folder, own = copy_project(tmp_path / "project"), tmp_path / "own"
+    for name in ("refcoco", "train2014"):
+        with ZipFile(tiny.archives[name]) as archive:
+            archive.extractall(own)
+    shutil.copy(tiny.archives["refcocog"], own)
+    zipped = own / "refcocog.zip"
+    with edited_params(folder) as params:
+        mini = params["profiles"]["mini"]
+        mini["data"] = {"refcoco": f"{own}/refcoco", "refcocog": str(zipped)}
+        mini["data"]["train2014"] = str(own)  # the folder around train2014/
+        sha256 = hashlib.sha256(zipped.read_bytes()).hexdigest()
+        mini["archives"]["refcocog"] = {"urls": ["http://127.0.0.1:9/dead.zip"], "sha256": sha256}
+    before = {path: path.stat().st_mtime_ns for path in own.rglob("*")}
+    result = snakemake(folder, "--cores", "2", "data/mini/images.tsv")
+    assert result.returncode == 0, result.stderr
+    data = folder / "data" / "mini"
+    assert {path.name for path in data.iterdir()} >= {"refcoco.parquet", "refcocog.parquet"}
+    assert not {"archives", "mirror"} & {path.name for path in data.iterdir()}
+    images = list((data / "images").iterdir())
+    assert images
+    assert all(image.resolve().is_relative_to(own) for image in images)
+    assert before == {path: path.stat().st_mtime_ns for path in own.rglob("*")}
 
 
 STAND_IN = """#!{python}

@@ -108,9 +108,6 @@ def test_a_mistake_ends_the_process_with_code_1_and_one_line(tmp_path: Path) -> 
         (["train", *RUN, "--set", "profile=papr"], "profiles has no 'papr'. Did you mean paper?"),
         (["train", *RUN, "--set", "seeds=[0"], "--set seeds=[0: not YAML: "),
         (["train", *RUN, "--set", "profiles.mini.train.epoch=3"], "Did you mean epochs?"),
-        (["predict", *RUN, "--device", "gpu"], "--device gpu: Expected one of cpu, cuda"),
-        (["predict", *RUN, "--device", "meta"], "--device meta: "),
-        (["predict", *RUN, "--device", "cuda:99"], "--device cuda:99: "),
         (["download", "coco"], "no archive 'coco'. Known: refcoco, refcoco+, refcocog, train20"),
         (["prepare", "coco"], "no dataset 'coco'. Known: refcoco, refcoco+, refcocog."),
         (["pretrain", "vit_h"], "no tower 'vit_h'. Known: vit_b, vit_l, rn50."),
@@ -205,26 +202,6 @@ def test_a_checkpoint_becomes_rows_and_scores(tiny: Tiny, project: Path) -> None
     assert main(["evaluate", *RUN, *SET]) == 0
     scores = json.loads(paths.run("refcoco_vit_b", 0).scores.read_text())
     assert list(scores["splits"]) == ["val", "testA", "testB"]
-
-
-def test_a_checkpoint_of_another_experiment_is_one_line(
-    tiny: Tiny, project: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    save_untrained(project / "other.pt", tiny.params.resolve("refcoco_plus_vit_b", 0))
-    line = mistake(capsys, "predict", *RUN, *SET, "--checkpoint", "other.pt", "--device", "cpu")
-    assert line.startswith("other.pt: was trained with dataset_name 'refcoco+'; params.yaml has")
-
-
-def test_a_missing_image_is_one_line(
-    tiny: Tiny, project: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    paths = Paths("mini")
-    save_untrained(paths.run("refcoco_vit_b", 0).checkpoint, tiny.config)
-    paths.images.unlink()
-    line = mistake(capsys, "predict", *RUN, *SET, "--device", "cpu")
-    assert line.startswith("data/mini/images/COCO_train2014_0")
-    assert line.endswith("image not found. Unpack the images again: mmnet unpack-images.")
-    assert not paths.run("refcoco_vit_b", 0).rows.exists()
 
 
 def test_an_interrupted_command_says_how_to_go_on(

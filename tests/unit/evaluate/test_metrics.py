@@ -1,5 +1,6 @@
 """Evaluation: counts at the original size, IoU both ways, and checkpoints that may be trusted."""
 
+import io
 import json
 import math
 import os
@@ -53,26 +54,8 @@ def test_metrics_are_those_counted_by_hand() -> None:
     assert [scores[f"Pr@0.{x}"] for x in range(5, 10)] == [0.5, 0.5, 0.5, 0.25, 0.25]
 
 
-@pytest.mark.parametrize("tenths", [5, 6, 7, 8, 9])
-@pytest.mark.parametrize("scale", [1, 3, 7, 12345])
-def test_precision_wants_more_than_its_threshold(tenths: int, scale: int) -> None:
-    exactly, more = (tenths * scale, 10 * scale), (tenths * scale + 1, 10 * scale)
-    assert score(counts(exactly))[f"Pr@0.{tenths}"] == 0
-    assert score(counts(more))[f"Pr@0.{tenths}"] == 1
-
-
 def test_two_empty_masks_agree() -> None:
     assert list(iou(counts((0, 0), (0, 3)))) == [1, 0]
-
-
-def test_iou_is_that_of_pycocotools() -> None:
-    draw = np.random.default_rng(0)
-    for _ in range(20):
-        found, truth = (draw.random((13, 17)) < draw.random() for _ in range(2))
-        rles = [coco_mask.encode(np.asfortranarray(m.astype(np.uint8))) for m in (found, truth)]
-        row = counts((int((found & truth).sum()), int((found | truth).sum())))
-        expected = coco_mask.iou([rles[0]], [rles[1]], [0])[0, 0]
-        assert score(row)["mIoU"] == pytest.approx(expected)
 
 
 def test_each_split_is_scored_by_its_own_rows(tiny: Tiny, tmp_path: Path) -> None:
@@ -96,11 +79,6 @@ def test_rows_of_other_values_are_refused(tiny: Tiny, tmp_path: Path) -> None:
     rows.attrs["config"] = tiny.config.model_copy(update={"evaluate": evaluate}).prediction_values()
     rows.to_parquet(tmp_path / "rows.parquet")
     with pytest.raises(DataError, match="different parameters"):
-        score_run(tiny.config, rows=tmp_path / "rows.parquet")
-
-
-def test_rows_not_yet_written_name_the_command_that_writes_them(tiny: Tiny, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"not found\. Make it first: mmnet predict"):
         score_run(tiny.config, rows=tmp_path / "rows.parquet")
 
 
@@ -157,10 +135,11 @@ def mask_literally(logits: Tensor, height: int, width: int, threshold: float) ->
     return sampled[0, 0].sigmoid() > threshold
 
 
-@pytest.mark.parametrize("threshold", [0.35, 0.6])
-def test_counts_are_those_of_whole_masks_at_the_original_size(tiny: Tiny, threshold: float) -> None:
-    model = Known()
+def test_counts_are_those_of_whole_masks_at_the_original_size(tiny: Tiny) -> None:
+    model, threshold = Known(), 0.6
     rows = predicted(model, tiny, SPLITS, threshold).set_index("sent_id")
+    # An image is encoded once for all its sentences.
+    assert model.images == rows["image_id"].nunique() < model.sentences == len(rows)
     table = read_table(tiny.table, SPLITS)
     assert sorted(rows.index) == sorted(table["sent_id"])
     tokens = evaluation_items(tiny.config, tiny.table, tiny.images, splits=SPLITS)
@@ -179,12 +158,6 @@ def test_counts_are_those_of_whole_masks_at_the_original_size(tiny: Tiny, thresh
         for key in ("split", "ref_id", "ann_id", "image_id"):
             assert row[key] == getattr(expected, key)
     assert 0 < rows["intersection"].sum() < rows["union"].sum()
-
-
-def test_an_image_is_encoded_once_for_all_its_sentences(tiny: Tiny) -> None:
-    model = Known()
-    rows = predicted(model, tiny, SPLITS, 0.35)
-    assert model.images == rows["image_id"].nunique() < model.sentences == len(rows)
 
 
 def test_a_splits_rows_are_the_same_with_or_without_other_splits(tiny: Tiny) -> None:
@@ -443,75 +416,47 @@ def refusal(path: Path, tiny: Tiny, config: Config | None = None) -> str:
     return line
 
 
-def test_a_checkpoint_predicts_every_sentence(tiny: Tiny, tmp_path: Path) -> None:
-    save_checkpoint(tmp_path / "checkpoint.pt", tiny.config)
-    rows = predict_from(tmp_path / "checkpoint.pt", tiny)
-    assert sorted(rows["sent_id"]) == sorted(read_table(tiny.table, SPLITS)["sent_id"])
-    assert (rows["union"] > 0).all()
-    assert (rows["intersection"] <= rows["union"]).all()
+class Touch:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, ("touch run",)
 
 
-def test_a_missing_checkpoint_is_one_line(tiny: Tiny, tmp_path: Path) -> None:
-    line = refusal(tmp_path / "checkpoint.pt", tiny)
-    assert line.endswith("checkpoint.pt: not found. Train the experiment first.")
+def saved(content: Any) -> bytes:
+    file = io.BytesIO()
+    torch.save(content, file)
+    return file.getvalue()
 
 
 @pytest.mark.parametrize(
-    "damage",
+    ("spoil", "reason"),
     [
-        lambda content: b"",
-        lambda content: b"<html>moved</html>",
-        lambda content: content[: len(content) // 2],
-        lambda content: content[:200] + bytes(200) + content[400:],
-        lambda content: pickle.dumps({"model": 1}),
-        lambda content: b"PK\3\4" + content[:10],
+        (lambda content: b"", "damaged"),
+        (lambda content: b"<html>moved</html>", "damaged"),
+        (lambda content: content[: len(content) // 2], "damaged"),
+        (lambda content: content[:200] + bytes(200) + content[400:], "damaged"),
+        (lambda content: pickle.dumps({"model": 1}), "damaged"),
+        (lambda content: b"PK\3\4" + content[:10], "damaged"),
+        (lambda content: saved({"model": {}, "identity": {}, "x": Touch()}), "nothing was run"),
+        (lambda content: pickle.dumps({"model": {}, "x": Touch()}), "nothing was run"),
+        (lambda content: saved({"state_dict": {}}), "not a checkpoint"),
+        (lambda content: saved({"model": {}, "identity": 3}), "not a checkpoint"),
+        (lambda content: saved({"model": {}, "identity": {"values": {}}}), "not a checkpoint"),
+        (lambda content: saved([1, 2]), "not a checkpoint"),
     ],
 )
-def test_a_damaged_checkpoint_is_one_line(
-    damage: Callable[[bytes], bytes], tiny: Tiny, tmp_path: Path
+def test_what_is_no_whole_checkpoint_is_refused_and_runs_no_code(
+    spoil: Callable[[bytes], bytes],
+    reason: str,
+    tiny: Tiny,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     path = tmp_path / "checkpoint.pt"
     save_checkpoint(path, tiny.config)
-    path.write_bytes(damage(path.read_bytes()))
-    line = refusal(path, tiny)
-    assert "damaged" in line
-
-
-class Touch:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.system, (f"touch {self.path}",)
-
-
-@pytest.mark.parametrize("writer", ["torch", "pickle"])
-def test_code_in_a_checkpoint_is_not_run(writer: str, tiny: Tiny, tmp_path: Path) -> None:
-    content = {"model": {}, "identity": {}, "x": Touch(tmp_path / "run")}
-    path = tmp_path / "checkpoint.pt"
-    if writer == "torch":
-        torch.save(content, path)
-    else:
-        path.write_bytes(pickle.dumps(content))
-    line = refusal(path, tiny)
-    assert "nothing was run" in line
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        {"state_dict": {}},
-        {"model": {}, "identity": 3},
-        {"model": {}, "identity": {"values": {}}},
-        [1, 2],
-    ],
-)
-def test_a_file_of_something_else_is_no_checkpoint(
-    content: Any, tiny: Tiny, tmp_path: Path
-) -> None:
-    torch.save(content, tmp_path / "checkpoint.pt")
-    assert "not a checkpoint" in refusal(tmp_path / "checkpoint.pt", tiny)
+    path.write_bytes(spoil(path.read_bytes()))
+    assert reason in refusal(path, tiny)
+    assert not Path("run").exists()
 
 
 def test_a_checkpoint_of_other_values_is_refused_by_both(tiny: Tiny, tmp_path: Path) -> None:

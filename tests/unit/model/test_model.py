@@ -23,6 +23,7 @@ from mmnet.model.mmnet import ImageFeatures, MMNet
 from mmnet.pipeline.cost import describe
 from mmnet.runtime.errors import CheckpointError, ConfigError
 from support.model import build, model_config, sentences, shaken, tower_config
+from support.openai_files import write_openai_file
 
 PAPER = {
     "image_size": 480,
@@ -90,13 +91,6 @@ def test_towers_give_the_features_of_open_clip(architecture: str) -> None:
     assert f_tg.std() > 0.01
 
 
-@pytest.mark.parametrize("architecture", PAPER_TOWERS)
-def test_openai_architectures_use_quickgelu_throughout(architecture: str) -> None:
-    kinds = [type(m) for m in on_meta(architecture).modules()]
-    assert QuickGELU in kinds
-    assert nn.GELU not in kinds
-
-
 def test_resized_positions_are_the_same_at_the_same_size() -> None:
     positions = torch.randn(1 + 16, 5)
     assert resize_positions(positions, 4) is positions
@@ -132,8 +126,11 @@ def test_images_of_another_size_change_the_positions_alone(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("architecture", PAPER_TOWERS)
-def test_paper_sizes(architecture: str) -> None:
-    mmnet = on_meta(architecture).eval()
+def test_paper_sizes_gradients_and_activations(architecture: str) -> None:
+    mmnet = on_meta(architecture)
+    kinds = [type(m) for m in mmnet.modules()]
+    assert QuickGELU in kinds  # OpenAI's, throughout
+    assert nn.GELU not in kinds
     image, tokens = (x.to("meta") for x in (images(2, 480), sentences(2, 17)))
     f_v2, f_v3, f_v4, f_vg = mmnet.backbone(image)
     assert f_v2.shape == (2, 256, 60, 60)
@@ -147,7 +144,10 @@ def test_paper_sizes(architecture: str) -> None:
     assert made.kernels is not None
     assert made.kernels.shape == (2, 24, 9 * 256 + 1)
     assert mmnet.masks(made).shape == (2, 24, 120, 120)
-    assert mmnet(image, tokens).shape == (2, 120, 120)
+    y = mmnet(image, tokens)
+    assert y.shape == (2, 120, 120)
+    y.sum().backward()
+    assert [name for name, p in mmnet.named_parameters() if p.grad is None] == []
 
 
 def test_vit_whose_patch_does_not_divide_the_image_shrinks_it(tmp_path: Path) -> None:
@@ -222,13 +222,6 @@ def test_every_parameter_gets_a_gradient(architecture: str, ablation: str) -> No
         # The score of a single query is 1 whatever the estimator says.
         if not (ablation == "one query" and name.startswith("mask_decoder.estimator.")):
             assert parameter.grad.any(), name
-
-
-@pytest.mark.parametrize("architecture", PAPER_TOWERS)
-def test_every_parameter_of_the_paper_towers_gets_a_gradient(architecture: str) -> None:
-    mmnet = on_meta(architecture)
-    mmnet(images(2, 480).to("meta"), sentences(2, 17).to("meta")).sum().backward()
-    assert [name for name, p in mmnet.named_parameters() if p.grad is None] == []
 
 
 @pytest.mark.parametrize(
@@ -332,39 +325,8 @@ def test_our_weights_are_loaded_whole(tmp_path: Path, wrapped: bool) -> None:
     assert all(torch.equal(loaded[name], state[name]) for name in state)
 
 
-def save_like_openai(clip: Any, path: Path) -> None:
-    """Write a half-precision TorchScript archive with OpenAI's three extra buffers."""
-    for name in ("input_resolution", "context_length", "vocab_size"):
-        if hasattr(clip, name):
-            delattr(clip, name)
-        clip.register_buffer(name, torch.tensor(1))
-    mask = clip.attn_mask  # OpenAI's is no buffer.
-    del clip.attn_mask
-    clip.attn_mask = mask
-    inputs = images(1), sentences(1, clip.attn_mask.shape[0])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.jit.trace(clip.eval(), inputs, check_trace=False).half().save(str(path))
-
-
-@pytest.mark.parametrize("architecture", ["mini-rn", "mini-vit-b"])
-def test_archives_like_those_of_openai_are_loaded_whole_in_fp32(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str
-) -> None:
-    config = {**open_clip.get_model_config(architecture), "quick_gelu": True}
-    monkeypatch.setattr(open_clip, "get_model_config", lambda name: dict(config))
-    clip = load_clip(architecture, weights=None)
-    state = {name: tensor.clone() for name, tensor in clip.state_dict().items()}
-    save_like_openai(clip, tmp_path / "openai.pt")
-    loaded = load_clip(architecture, weights=tmp_path / "openai.pt").state_dict()
-    assert loaded.keys() == state.keys()
-    for name, tensor in state.items():
-        assert loaded[name].dtype == tensor.dtype
-        assert_close(loaded[name], tensor, rtol=1e-3, atol=1e-5)
-
-
 def test_openai_weights_are_refused_by_a_model_without_quickgelu(tmp_path: Path) -> None:
-    save_like_openai(load_clip("mini-vit-b", weights=None), tmp_path / "openai.pt")
+    write_openai_file("mini-vit-b", tmp_path / "openai.pt", seed=0)
     assert "Name mini-vit-b-quickgelu" in refusal("mini-vit-b", tmp_path / "openai.pt")
 
 
@@ -377,13 +339,24 @@ def refusal(architecture: str, weights: Path) -> str:
     return message
 
 
-def test_damaged_weights_are_refused(tmp_path: Path) -> None:
+def test_what_is_no_weights_of_this_tower_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "clip.pt"
-    torch.save(state_of("mini-vit-b"), path)
+    assert "not found" in refusal("mini-vit-b", path)
+    state = state_of("mini-vit-b")
+    torch.save(state, path)
+    assert "holds no mini-vit-l" in refusal("mini-vit-l", path)
+    assert "holds no mini-rn" in refusal("mini-rn", path)
     whole = path.read_bytes()
     for damaged in (whole[: len(whole) // 2], b"<html>not found</html>", b"", whole[100:]):
         path.write_bytes(damaged)
         assert "not readable as weights" in refusal("mini-vit-b", path)
+    for content, named in (
+        ({**state, "extra": torch.zeros(1)}, "extra"),
+        ({"state_dict": Path("code")}, "not readable as weights"),
+        *((other, "") for other in ([1, 2], {}, {"epoch": 3}, torch.zeros(3))),
+    ):
+        torch.save(content, path)
+        assert named in refusal("mini-vit-b", path)
 
 
 class CodeInIt(nn.Module):
@@ -423,33 +396,6 @@ def test_functions_that_an_archive_names_are_not_called(tmp_path: Path) -> None:
             archive.writestr("archive/constants.pkl", b"")
         refusal("ViT-B-16-quickgelu", path)
     assert not (tmp_path / "made").exists()
-
-
-def test_weights_with_code_in_them_are_refused(tmp_path: Path) -> None:
-    torch.save({"state_dict": Path("harmless")}, tmp_path / "clip.pt")
-    assert "not readable as weights" in refusal("mini-vit-b", tmp_path / "clip.pt")
-
-
-def test_what_is_no_state_dict_is_refused(tmp_path: Path) -> None:
-    for content in ([1, 2], {}, {"epoch": 3}, torch.zeros(3)):
-        torch.save(content, tmp_path / "clip.pt")
-        refusal("mini-vit-b", tmp_path / "clip.pt")
-
-
-def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "clip.pt"
-    torch.save(state_of("mini-vit-b"), path)
-    assert "holds no mini-vit-l" in refusal("mini-vit-l", path)
-    assert "holds no mini-rn" in refusal("mini-rn", path)
-
-
-def test_weights_with_a_tensor_too_many_are_refused(tmp_path: Path) -> None:
-    torch.save({**state_of("mini-vit-b"), "extra": torch.zeros(1)}, tmp_path / "clip.pt")
-    assert "extra" in refusal("mini-vit-b", tmp_path / "clip.pt")
-
-
-def test_missing_weights_are_refused(tmp_path: Path) -> None:
-    assert "not found" in refusal("mini-vit-b", tmp_path / "none.pt")
 
 
 def test_an_unknown_architecture_is_refused() -> None:

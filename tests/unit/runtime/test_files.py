@@ -57,7 +57,7 @@ def test_a_file_too_large_for_the_system_is_one_line(tmp_path: Path) -> None:
 
 
 WRITERS = """
-import json, shutil, sys, zipfile
+import json, shutil, subprocess, sys, zipfile
 from pathlib import Path
 import pandas, torch
 from mmnet.config.profile import SourceConfig
@@ -103,23 +103,29 @@ writers = {
     "checkpoint": lambda: checkpoint.save(old, {"model": torch.rand(10**5)}),
     "fetch": fetch_archive,
     "unpack": unpack_archive,
-    "fetch blindly": lambda: blindly(fetch_archive),
     "unpack blindly": lambda: blindly(unpack_archive),
+    "fetch blindly": lambda: blindly(fetch_archive),
 }
 results = {}
-for name in sys.argv[3:]:
-    try:
-        writers[name]()
-        error = None
-    except MMNetError as raised:
-        error = str(raised)
-    results[name] = [error, sorted(path.name for path in disk.iterdir())]
+
+def note(place, names):
+    for name in names:
+        try:
+            writers[name]()
+            error = ""
+        except MMNetError as raised:
+            error = str(raised)
+        results[f"{name}, {place}"] = [error, sorted(path.name for path in disk.iterdir())]
+
+note("full", [name for name in writers if name != "lock"])
+(disk / ".old.part").unlink()
+subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+note("read-only", ["text", "lock", "fetch", "unpack"])
 print(json.dumps(results))
 """
 
 
-def write_on_a_disk_of_its_own(tmp_path: Path, options: str, *writers: str) -> dict[str, Any]:
-    """Run some of WRITERS on a small file system; return each one's error and what it leaves."""
+def test_a_full_disk_or_a_read_only_place_is_one_line(tmp_path: Path) -> None:
     disk, archive = tmp_path / "disk", tmp_path / "large.zip"
     disk.mkdir()
     with zipfile.ZipFile(archive, "w") as file:
@@ -128,38 +134,24 @@ def write_on_a_disk_of_its_own(tmp_path: Path, options: str, *writers: str) -> d
     probe = [*inside, "mount", "-t", "tmpfs", "tmpfs", disk]
     if not shutil.which("unshare") or subprocess.run(probe, capture_output=True).returncode:
         pytest.skip("this machine lets us mount no file system")
-    mount = 'mount -t tmpfs tmpfs "$1"; echo old >"$1/old"; mount -o "remount,$2" "$1"'
-    command = [*inside, "sh", "-ec", f'{mount}; shift 2; exec "$@"', "sh", disk, options]
-    done = subprocess.run(
-        [*command, sys.executable, "-c", WRITERS, disk, archive, *writers],
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    script = 'mount -t tmpfs -o size=64k tmpfs "$1"; echo old >"$1/old"; shift; exec "$@"'
+    command = [*inside, "sh", "-ec", script, "sh", disk, sys.executable, "-c", WRITERS, disk]
+    done = subprocess.run([*command, archive], check=True, stdout=subprocess.PIPE, text=True)
     results: dict[str, Any] = json.loads(done.stdout)
-    return results
-
-
-def test_a_full_disk_is_one_line_and_seen_beforehand_where_the_size_is_known(
-    tmp_path: Path,
-) -> None:
-    writers = ("text", "table", "checkpoint", "fetch", "unpack", "unpack blindly", "fetch blindly")
-    results = write_on_a_disk_of_its_own(tmp_path, "size=64k", *writers)
-    for name, (error, left) in results.items():
-        reason = "needs 1.0 MB, and " if name in ("fetch", "unpack") else "No space left on device."
-        assert f"cannot be written: {reason}" in error, name
-        assert "Free some space" in error, name
-        assert "\n" not in error, name
+    assert len(results) == 7 + 4
+    for case, (error, left) in results.items():
+        name, place = case.split(", ")
+        if place == "read-only":
+            assert "cannot be written: Read-only file system." in error, case
+        else:
+            # What is too large is seen beforehand, where the size is known.
+            known = name in ("fetch", "unpack")
+            reason = "needs 1.0 MB, and " if known else "No space left on device."
+            assert f"cannot be written: {reason}" in error, case
+            assert "Free some space" in error, case
+        assert "\n" not in error, case
         # What was fetched stays, to go on from.
-        assert left == ([".old.part", "old"] if name == "fetch blindly" else ["old"]), name
-
-
-def test_a_read_only_place_is_one_line(tmp_path: Path) -> None:
-    results = write_on_a_disk_of_its_own(tmp_path, "ro", "text", "lock", "fetch", "unpack")
-    for name, (error, left) in results.items():
-        assert error is not None, name
-        assert "cannot be written: Read-only file system." in error, name
-        assert left == ["old"], name
+        assert left == ([".old.part", "old"] if case == "fetch blindly, full" else ["old"]), case
 
 
 @pytest.mark.parametrize("place", ["file/below", "file/far/below", "folder"])

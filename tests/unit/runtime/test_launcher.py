@@ -4,7 +4,6 @@ import json
 import logging
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -144,27 +143,6 @@ def launched(run: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[int, str | None
         return error.exit_code, str(error).split(". ")[0]
     finally:
         logging.disable(logging.NOTSET)
-
-
-def test_a_mistake_of_all_processes_is_one_line_and_their_arguments_are_those_given(
-    tmp_path: Path,
-) -> None:
-    shutil.copy(ROOT / "params.yaml", tmp_path)
-    (tmp_path / "tmp").mkdir()
-    arguments = ["train", "--experiment", "refcoco_vit_b", "--device", "cpu"]
-    arguments += ["--set", "profiles.mini.train.processes=2"]
-    program = f"import sys; from mmnet.cli.parser import main; sys.exit(main({arguments}))"
-    done = subprocess.run(
-        [sys.executable, "-c", program, "other", "arguments"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path / "tmp")},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 1
-    assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith("mmnet: data/mini/refcoco.parquet: not found.")
-    assert not list((tmp_path / "tmp").glob("mmnet-*"))
 
 
 def test_an_error_is_left_to_the_launcher_only_while_it_lives(

@@ -2,6 +2,7 @@
 
 import ast
 import os
+import pickle
 import signal
 import sys
 from typing import Any
@@ -50,16 +51,14 @@ def test_windows_is_refused_in_one_line(
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_images_are_read_however_processes_are_started(
-    tiny: Any, method: str, monkeypatch: pytest.MonkeyPatch
+def test_images_are_read_where_processes_are_spawned(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loader, "start_method", lambda: method)  # macOS spawns
-    for items, size in (
-        (training_items(tiny.config, tiny.table, tiny.images), 2),
-        (evaluation_items(tiny.config, tiny.table, tiny.images, splits=["val"]), None),
-    ):
-        alone = list(loader.read(items, batch_size=size, workers=0))
-        ahead = list(loader.read(items, batch_size=size, workers=1))
-        assert len(ahead) == len(alone) > 0
-        assert all((one[0] == other[0]).all() for one, other in zip(ahead, alone, strict=True))
+    monkeypatch.setattr(loader, "start_method", lambda: "spawn")  # as macOS does
+    training = training_items(tiny.config, tiny.table, tiny.images)
+    # A spawned process gets its items pickled.
+    evaluation = evaluation_items(tiny.config, tiny.table, tiny.images, splits=["val"])
+    assert len(pickle.loads(pickle.dumps(evaluation))) == len(evaluation)
+    alone, ahead = (list(loader.read(training, batch_size=2, workers=n)) for n in (0, 1))
+    assert len(ahead) == len(alone) > 0
+    assert all((one[0] == other[0]).all() for one, other in zip(ahead, alone, strict=True))

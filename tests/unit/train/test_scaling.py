@@ -27,7 +27,9 @@ from mmnet.runtime.distributed import ALONE, World
 from mmnet.runtime.errors import ConfigError, TrainingError
 from mmnet.runtime.signals import Stop
 from mmnet.train import loop, step
-from support import frozen_training
+from support.forks import in_two
+from support.frozen import fit_frozen
+from support.frozen import frozen as forward
 from support.tiny import ROOT
 from support.training import CPU, fit, run_in, with_train, work_of
 
@@ -49,46 +51,34 @@ def assert_same_curve(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) 
 def frozen(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The curve of one process, batch statistics frozen."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nn.BatchNorm2d, "forward", frozen_training.frozen)
+        patch.setattr(nn.BatchNorm2d, "forward", forward)
         return curve(fit(tiny, tmp_path_factory.mktemp("one")))
 
 
 def test_parts_of_a_batch_give_the_curve_of_the_whole(
     tiny: Any, frozen: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nn.BatchNorm2d, "forward", frozen_training.frozen)
+    monkeypatch.setattr(nn.BatchNorm2d, "forward", forward)
     assert_same_curve(curve(fit(tiny, tmp_path, with_train(tiny.config, accumulate=2))), frozen)
 
 
-def in_two(
-    tiny: Any, config: Config, folder: Path, *steps: str
-) -> subprocess.CompletedProcess[str]:
-    """Train in two processes."""
-    arguments = [config.model_dump_json(), tiny.table, tiny.images, folder, *steps]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    return subprocess.run(
-        [*torchrun, "--nproc-per-node", "2", ROOT / "tests/support/frozen_training.py", *arguments],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-
-
 def test_two_processes_of_which_one_is_signalled_stop_together_and_resume_to_the_curve_of_one(
-    tiny: Any, frozen: Any, tmp_path: Path
+    tiny: Any, frozen: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    done = in_two(tiny, tiny.config, tmp_path, "8")
+    assert in_two(lambda: fit_frozen(tiny, tmp_path, tiny.config, signalled_after=8)) == [1, 1]
+    said = capfd.readouterr().err
     # One speaks for both.
-    assert done.stderr.count("a batch of 4 = 2 process(es) x 1 part(s) x 2 items, on cpu") == 1
-    assert done.stderr.count("epoch 1/2: loss") == 1
-    assert "stopped by SIGUSR1 in epoch 2, after 3 of its steps, and saved" in done.stderr
-    assert done.stderr.count("left\n") == 2
+    assert said.count("a batch of 4 = 2 process(es) x 1 part(s) x 2 items, on cpu") == 1
+    assert said.count("epoch 1/2: loss") == 1
+    assert "stopped by SIGUSR1 in epoch 2, after 3 of its steps, and saved" in said
+    assert said.count("left\n") == 2
     # In parts from here on.
-    done = in_two(tiny, with_train(tiny.config, accumulate=2), tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("a batch of 4 = 2 process(es) x 2 part(s) x 1 items, on cpu") == 1
-    assert "resuming after epoch 1 and 3 steps, from" in done.stderr
-    assert done.stderr.count("left\n") == 2
+    parts = with_train(tiny.config, accumulate=2)
+    assert in_two(lambda: fit_frozen(tiny, tmp_path, parts)) == [0, 0]
+    said = capfd.readouterr().err
+    assert said.count("a batch of 4 = 2 process(es) x 2 part(s) x 1 items, on cpu") == 1
+    assert "resuming after epoch 1 and 3 steps, from" in said
+    assert said.count("left\n") == 2
     assert_same_curve(curve(run_in(tmp_path, tiny.config).folder), frozen)
 
 
@@ -277,23 +267,6 @@ def test_compiled_steps_give_the_same_gradients(tiny: Any, monkeypatch: pytest.M
     assert cosine(ours, plain) > 0.99999
 
 
-def test_fused_adam_is_plain_adam() -> None:
-    torch.manual_seed(0)
-    weights = [torch.randn(7, 5, requires_grad=True) for _ in range(2)]
-    with torch.no_grad():
-        weights[1].copy_(weights[0])
-    optimizers = [
-        torch.optim.Adam([weight], lr=1e-2, fused=fused)
-        for weight, fused in zip(weights, (True, False), strict=True)
-    ]
-    for _ in range(5):
-        gradient = torch.randn(7, 5)
-        for weight, optimizer in zip(weights, optimizers, strict=True):
-            weight.grad = gradient.clone()
-            optimizer.step()
-    torch.testing.assert_close(weights[0], weights[1], rtol=1e-6, atol=1e-7)
-
-
 def test_channels_last_is_the_plain_layout(tiny: Any) -> None:
     torch.manual_seed(0)
     model = build_model(tiny.config.model, tiny.config.tower, weights=None).eval()
@@ -368,8 +341,12 @@ def test_runtime_settings_are_no_part_of_what_a_training_is(tiny: Any) -> None:
         assert with_train(config, **{key: value}).training_values() != config.training_values()
 
 
+def break_off(*arguments: Any, **keywords: Any) -> float:
+    raise KeyboardInterrupt
+
+
 def test_the_command_calls_torchrun_and_a_stopped_run_resumes_with_fewer_processes(
-    tiny: Any, tmp_path: Path
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = tmp_path / Paths("mini").data
     data.mkdir(parents=True)
@@ -380,13 +357,20 @@ def test_the_command_calls_torchrun_and_a_stopped_run_resumes_with_fewer_process
     values = tiny.params.model_dump(mode="json")
     values["profiles"]["mini"]["train"] |= {"epochs": 400, "save_minutes": 1e-9}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
-    command = [sys.executable, "-m", "mmnet", "train", "--experiment", "refcoco_vit_b"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    how: dict[str, Any] = {"cwd": tmp_path, "env": environment, "text": True}
-    two = [*command, "--set", "profiles.mini.train.processes=2"]
+    arguments = ["train", "--experiment", "refcoco_vit_b"]
+    arguments += ["--set", "profiles.mini.train.processes=2"]
+    program = f"import sys; from mmnet.cli.parser import main; sys.exit(main({arguments}))"
+    (tmp_path / "tmp").mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path / "tmp")}
     config = with_train(tiny.config, epochs=400, save_minutes=1e-9)
     work = work_of(tiny, tmp_path, config)
-    with subprocess.Popen(two, **how, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", program, "other", "arguments"],
+        cwd=tmp_path,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
         deadline = time.monotonic() + 120
         while not work.previous.exists() and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -394,14 +378,15 @@ def test_the_command_calls_torchrun_and_a_stopped_run_resumes_with_fewer_process
         said = process.communicate()[1]
     assert process.returncode == 128 + signal.SIGTERM, said
     assert "a batch of 4 = 2 process(es) x 1 part(s) x 2 items" in said
-    assert said.count("refcoco_vit_b: stopped by SIGTERM in epoch") == 1
+    assert said.count("refcoco_vit_b: stopped by SIGTERM in epoch") == 1  # each process's error
     assert "Traceback" not in said
     assert "Warning" not in said
+    assert not list((tmp_path / "tmp").glob("mmnet-*"))
     state = checkpoint.load(work.last)
-    one = subprocess.Popen(command, **how, stderr=subprocess.PIPE)
-    with one as process:
-        lines = iter(process.stderr.readline, "")  # type: ignore[union-attr]
-        resumed = next(line for line in lines if "resuming" in line)
-        process.kill()
+    # The rest by one process, of which one step shows enough.
+    monkeypatch.setattr(step.Stepper, "step", break_off)
+    with pytest.raises(KeyboardInterrupt):
+        fit(tiny, tmp_path, config)
     steps = f" and {len(state['losses'])} steps" if state["losses"] else ""
-    assert f"resuming after epoch {len(state['history'])}{steps}, from" in resumed
+    resumed = f"resuming after epoch {len(state['history'])}{steps}, from"
+    assert resumed in capsys.readouterr().err
