@@ -109,8 +109,10 @@ def test_profiles_are_never_compared(tmp_path: Path, reference: Path) -> None:
 
 
 def test_nothing_to_compare_and_damaged_tables_are_refused(tmp_path: Path, reference: Path) -> None:
-    with pytest.raises(DataError, match="has no table"):
+    with pytest.raises(DataError, match=r"nowhere: .*--with"):
         compare(reference, tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"nowhere: .*make table1"):
+        compare(tmp_path / "nowhere", reference)
     own = make(tmp_path / "own", FIVE)
     (own / "table1.csv").write_text("a,b\n1,2\n")
     with pytest.raises(DataError, match=r"own/table1\.csv: is not a table's CSV"):
