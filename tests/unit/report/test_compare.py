@@ -132,5 +132,7 @@ def test_the_command_compares_with_the_profiles_reference_or_another_folder(
     assert main(["compare", "--with", "others"]) == 1
     mean_of_seeds = 100 * mean(spread(0, 0, seed, 0) for seed in range(5))
     assert f"refcoco val mIoU: {mean_of_seeds:.2f}, " in capsys.readouterr().out
-    assert main(["compare", "--set", "profile=paper"]) == 1
-    assert "docs/results/paper" in capsys.readouterr().err
+    assert main(["compare", "--set", "profile=paper"]) == 0  # it has no reference
+    assert "paper" in capsys.readouterr().out
+    assert main(["compare", "--with", "nowhere"]) == 1
+    assert "nowhere" in capsys.readouterr().err
