@@ -72,7 +72,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "clip" / "mini").mkdir(parents=True)
     others = [
         *(paths.mirror / f"{name}.zip" for name in params.active.archives),
-        paths.mirror / "SHA256SUMS",
+        *(paths.mirror / "SHA256SUMS", paths.key_words),
         *(paths.fetched(paths.archive(name)) for name in params.active.archives),
         paths.manifest,
         *(paths.clip(name) for name in params.active.towers),
@@ -82,6 +82,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for path in others:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).touch()
+    (folder / paths.key_words).write_text("sent_id,split,sentence,key,other\n")
     targets = [paths.run(*run).scores for run in runs]
     others += [paths.run(*run).percents for run in runs]
     targets += [paths.run("nq_24", 0).examples, paths.run("nq_24", 0).queries]
