@@ -224,13 +224,13 @@ def test_a_resumed_run_is_the_same_run_and_a_changed_one_another(
     times = [p.timestamp for p in store.client.get_metric_history(first.info.run_id, "train/loss")]
     assert times == sorted({*times})
 
-    options = tiny.config.train.model_copy(update={"lr": 5e-4})
+    options = tiny.config.train.model_copy(update={"lr": 1e-3})
     write_json(run.scores, {"config": tiny.config.prediction_values(), "splits": {"val": {"a": 1}}})
     train(tiny, tiny.config.model_copy(update={"train": options}))
     sync(tiny)
     second = recorded_run(store, run)
     assert second.info.run_id != first.info.run_id
-    assert second.data.params["train.lr"] == "0.0005"
+    assert second.data.params["train.lr"] == "0.001"
     assert "val/a" not in second.data.metrics  # the scores are of the other training
     assert len(runs_in(store, "tags.seed = '0'")) == 2
 

@@ -249,7 +249,7 @@ def test_recomputing_is_of_the_towers_blocks(tiny: Any, monkeypatch: pytest.Monk
     gradients(tiny, tiny.config)
     assert not calls
     gradients(tiny, with_train(tiny.config, checkpoint_activations=True))
-    assert len(calls) >= 4
+    assert len(calls) >= 3  # blocks: one of the image's, two of the text's
 
 
 def test_compiled_steps_give_the_same_gradients(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:

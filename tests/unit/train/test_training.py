@@ -115,12 +115,12 @@ def test_other_values_train_beside_unfinished_work_which_resumes_with_its_own(
     interrupted(tiny, tmp_path, monkeypatch)
     first = work_of(tiny, tmp_path)
     before = first.last.read_bytes()
-    changed = with_train(tiny.config, lr=5e-4)
+    changed = with_train(tiny.config, lr=1e-3)
     capsys.readouterr()
     other = (fit(tiny, tmp_path, changed) / "checkpoint.pt").read_bytes()
     told = capsys.readouterr().err
     assert str(first.folder) in told
-    assert "train.lr 0.0002 -> 0.0005" in told
+    assert "train.lr 0.0005 -> 0.001" in told
     assert re.search(r"\d[.\d]* [kM]B", told)  # how large it is
     assert first.last.read_bytes() == before
     undisturbed = fit(tiny, tmp_path / "b", changed)
