@@ -2,8 +2,10 @@
 
 import getpass
 import os
+import shutil
 import signal
 import sys
+from pathlib import Path
 
 from mmnet.runtime.errors import MMNetError
 
@@ -42,3 +44,11 @@ def start_method() -> str | None:
     Python 3.14 no longer forks by default, and every reader would import torch again.
     """
     return "fork" if sys.platform == "linux" else None
+
+
+def shared_memory() -> tuple[int, int] | None:
+    """Return the free and all bytes of the memory that processes share; None where unlimited."""
+    if not (folder := Path("/dev/shm")).is_dir():
+        return None
+    usage = shutil.disk_usage(folder)
+    return (usage.free, usage.total) if usage.total else None
