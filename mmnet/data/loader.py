@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import re
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Container, Generator, Iterator
 from multiprocessing.queues import Queue
@@ -94,17 +95,19 @@ def _not_shared(reason: str, size: int, workers: int) -> str:
     """Return a line on readers that cannot hand over batches of `size` bytes."""
     reason = " ".join(reason.split())[:200]
     line = f"train.workers: a reader could not hand over what it had read ({reason})."
-    need = _needed(size, workers)
-    if memory := shared_memory():
-        free, total = map(readable, memory)
-        amount = f"about {readable(need)}" if size else "more"
-        line += f" {workers} readers need {amount} of shared memory; /dev/shm has {free} free of "
-        line += f"{total}."
-    gigabytes = 1 + (need >> 30)
-    return (
-        f"{line} Give it more (a container: --shm-size={gigabytes}g), raise `ulimit -n` if too "
-        "many files were open, or set train.workers: 0, which needs neither. Run again to resume."
-    )
+    need, memory = _needed(size, workers), shared_memory()
+    if "AF_UNIX" in reason:
+        remedy = f"Set TMPDIR to a shorter path than {tempfile.gettempdir()}"
+    elif "open files" in reason or "ancdata" in reason:
+        remedy = "Raise `ulimit -n`"
+    else:
+        if memory:
+            amount = f"about {readable(need)} of" if size else "more"
+            free, total = map(readable, memory)
+            line += f" {workers} readers need {amount} shared memory; "
+            line += f"/dev/shm has {free} free of {total}."
+        remedy = f"Enlarge it (a container: --shm-size={1 + (need >> 30)}g)"
+    return f"{line} {remedy}, or set train.workers: 0, which needs none. Run again to resume."
 
 
 def _paths(items: Any, index: int) -> list[Path]:
@@ -265,8 +268,8 @@ def _ending(error: DataError) -> Exception:
 
 def _last_line(error: DataError) -> str:
     """Return the message of an error, which arrives from a reader as its whole traceback."""
-    kind = type(error)
-    return str(error).splitlines()[-1].removeprefix(f"{kind.__module__}.{kind.__name__}: ")
+    kind, line = type(error), str(error).splitlines()[-1]
+    return line.rpartition(f"{kind.__module__}.{kind.__name__}: ")[2]
 
 
 def _stack(items: list[Item]) -> Item:
