@@ -86,6 +86,16 @@ def atomic_path(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def remedy_for(path: Path, remedy: str) -> str:
+    """Return how to fix a wrong file: by `remedy`, unless it is a link to one of the user's own."""
+    if not path.is_symlink():
+        return remedy
+    return (
+        f"It is a link to your own {path.resolve()}: replace that file with a whole copy, or name "
+        "another copy in profiles.*.data.train2014 in params.yaml (null: download it)."
+    )
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     with atomic_write(path) as file:
         json.dump(content, file, indent=1)
