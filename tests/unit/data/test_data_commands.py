@@ -79,6 +79,12 @@ def test_download_fetches_what_is_named_and_a_wrong_one_again(
     assert path.read_bytes() == CONTENT
     assert hashlib.sha256(OTHER).hexdigest() in error
     assert mirror.requests == [("/refcoco+.zip", 0)]
+    # It was the user's: set aside. What was fetched and then damaged is ours.
+    assert (kept := path.with_name("refcoco+.zip.own1")).read_bytes() == OTHER
+    assert str(kept) in error
+    write(OTHER, path)
+    assert run(capsys, "download", "refcoco+")[0] == 0
+    assert len([*ARCHIVES.glob("*.own*")]) == 1
 
 
 @pytest.mark.parametrize(
