@@ -1,7 +1,9 @@
 """Commands on data: archives, tables, images and OpenAI's weights."""
 
 import argparse
-from collections.abc import Callable
+import contextlib
+import re
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -82,7 +84,11 @@ def _check(params: Params, paths: Paths, archives: list[ArchiveName]) -> None:
 def _own_copy(name: ArchiveName, params: Params) -> str | None:
     """How to fix a wrong archive that is the user's own copy; None of one that is not."""
     key = f"profiles.{params.profile}.data.{name}"
-    return f"Fix it, or {key} in params.yaml." if params.active.data.get(name) else None
+    return (
+        f"Fix it, or {key} in params.yaml (null: download it)."
+        if params.active.data.get(name)
+        else None
+    )
 
 
 def _verified(name: ArchiveName, params: Params, paths: Paths) -> Path:
@@ -95,6 +101,19 @@ def _verified(name: ArchiveName, params: Params, paths: Paths) -> Path:
     return source
 
 
+@contextlib.contextmanager
+def _naming_own_copy(name: ArchiveName, params: Params) -> Iterator[None]:
+    """Errors of a user's own copy say so: fetching it again would not change it."""
+    try:
+        yield
+    except DataError as error:
+        if (remedy := _own_copy(name, params)) is None:
+            raise
+        text = re.sub(r"\bFetch (it|the archive) again\b", "Use a whole copy", str(error))
+        text = text.replace("fetch again", "use one release")
+        raise DataError(f"{text} It is your own copy. {remedy}") from None
+
+
 def prepare(arguments: argparse.Namespace) -> None:
     from mmnet.data.prepare import prepare_table
 
@@ -102,7 +121,8 @@ def prepare(arguments: argparse.Namespace) -> None:
     name = arguments.dataset
     dataset = known_name(name, params.active.datasets, "dataset")
     archive = _verified(name, params, paths)
-    table, notes = prepare_table(name, dataset, archive=archive, output=paths.table(name))
+    with _naming_own_copy(name, params):
+        table, notes = prepare_table(name, dataset, archive=archive, output=paths.table(name))
     for split, rows in table.groupby("split", sort=False):
         refs, images = rows["ref_id"].nunique(), rows["image_id"].nunique()
         say(f"{name} {split}: {refs} refs, {len(rows)} sentences, {images} images")
@@ -116,9 +136,10 @@ def unpack_images(arguments: argparse.Namespace) -> None:
     params, paths = load(arguments)
     zip_or_folder = _verified("train2014", params, paths)
     tables = [paths.table(name) for name in params.active.datasets]
-    count = unpack_images(
-        zip_or_folder, tables=tables, folder=paths.images, manifest=paths.manifest
-    )
+    with _naming_own_copy("train2014", params):
+        count = unpack_images(
+            zip_or_folder, tables=tables, folder=paths.images, manifest=paths.manifest
+        )
     say(f"{count} images in {paths.images}")
 
 

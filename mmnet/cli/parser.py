@@ -14,9 +14,9 @@ from mmnet.config.schema import Params
 from mmnet.config.tables import TABLES
 from mmnet.runtime import portable
 from mmnet.runtime.errors import MMNetError, Stopped
-from mmnet.runtime.launcher import end_with_launcher, is_first, is_recorded
+from mmnet.runtime.launcher import end_with_launcher, is_first, is_recorded, is_said
 from mmnet.runtime.progress import say
-from mmnet.runtime.system import check_supported
+from mmnet.runtime.system import check_supported, use_own_settings
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -24,6 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         check_supported()
+        use_own_settings()
         end_with_launcher()
         parsed = _parser().parse_args(arguments, argparse.Namespace(command_line=arguments))
         parsed.loaded = load_params(parsed.params, parsed.set)
@@ -39,7 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
         line = "interrupted. Run the same command again to resume."
         error = Stopped(line, signal.SIGINT)
     # All processes of a run stop together, and the first one says so for all.
-    if not is_recorded(error) and (is_first() or not isinstance(error, Stopped)):
+    is_heard = is_first() or not isinstance(error, Stopped)
+    if not is_recorded(error) and is_heard and not is_said(str(error)):
         print(f"mmnet: {error}", file=sys.stderr)
     return error.exit_code
 

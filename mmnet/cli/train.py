@@ -30,7 +30,7 @@ def pretrain(arguments: argparse.Namespace) -> None:
 
 def train(arguments: argparse.Namespace) -> int | None:
     from mmnet.tracking.live import Recording
-    from mmnet.tracking.provenance import check_clean
+    from mmnet.tracking.provenance import check_clean, say_revision
     from mmnet.train.loop import fit
 
     params, paths, config, run = load_run(arguments)
@@ -44,6 +44,7 @@ def train(arguments: argparse.Namespace) -> int | None:
         if params.mlflow.enabled and identity:  # of several processes, the first records
             tables = params.experiments[config.experiment].tables
             recording.enter_context(Recording(config, run, identity, tables, device))
+        say_revision(Path())
         fit(config, identity, inputs=inputs, run=run, device=device)
     return None
 

@@ -5,6 +5,9 @@ Costly files are in a folder of their profile, so that switching profiles redoes
 made, these objects are not changed: their fields alone are compared and hashed.
 """
 
+import errno
+import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,20 +118,28 @@ class Paths:
         """What to read: the fetched archive, or a user's own copy, a zip or a folder.
 
         Raises:
-            ConfigError: the user's copy does not exist, or may not be read.
+            ConfigError: the user's copy is neither a file nor a folder, or may not be read.
         """
         if local is None:
             return self.archive(name)
-        path = self._existing(local, f"data.{name}", "the zip or the folder it unpacks to, or null")
+        expected = "the zip or the folder it unpacks to, or null"
+        path = self._existing(local, f"data.{name}", expected, may_be_folder=True)
         return path / name if (path / name).is_dir() else path
 
-    def _existing(self, local: str, key: str, expected: str) -> Path:
+    def _existing(
+        self, local: str, key: str, expected: str, *, may_be_folder: bool = False
+    ) -> Path:
         where = f"params.yaml: profiles.{self.profile}.{key}"
         try:
             path = Path(local).expanduser()
-            path.stat()
-            if path.is_dir():
+            mode = path.stat().st_mode
+            if stat.S_ISDIR(mode) and may_be_folder:
                 list(path.iterdir())
+            elif stat.S_ISREG(mode):
+                path.open("rb").close()
+            else:  # a folder, or a device or pipe, whose reading would never end
+                code = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+                raise OSError(code, os.strerror(code))
         except (OSError, RuntimeError) as error:
             reason = getattr(error, "strerror", None) or error
             raise ConfigError(f"{where}: {local}: {reason}. Give {expected}.") from None
@@ -144,7 +155,7 @@ class Paths:
         """The file a tower starts from.
 
         Raises:
-            ConfigError: it is the user's, and does not exist.
+            ConfigError: it is the user's, and is no file that can be read.
         """
         if config.pretrained == "none":
             return None

@@ -18,6 +18,7 @@ from mmnet.data.refer import read_table
 from mmnet.data.tokenizer import tokenize
 from mmnet.data.transforms import Placement, letterbox, mask_to_grid, place
 from mmnet.runtime.errors import DataError
+from mmnet.runtime.files import remedy_for
 
 MASK_STRIDE = 4
 """Stride of the grid on which the loss is computed: H/4 (reading 9)."""
@@ -45,7 +46,8 @@ def read_image(path: Path) -> Tensor:
         detail = str(error).splitlines()[0].split(", ", 2)[-1]
         reason = f"damaged ({detail})" if path.exists() else "not found"
         raise DataError(
-            f"{path}: image {reason}. Unpack the images again: mmnet unpack-images."
+            f"{path}: image {reason}. "
+            + remedy_for(path, "Unpack the images again: mmnet unpack-images.")
         ) from None
     return image
 
@@ -66,7 +68,8 @@ def read_square(path: Path, placement: Placement) -> Tensor:
     if image.shape[1:] != (placement.height, placement.width):
         raise DataError(
             f"{path}: is {image.shape[2]}x{image.shape[1]} pixels, its annotation says "
-            f"{placement.width}x{placement.height}. They are of different releases: fetch again."
+            f"{placement.width}x{placement.height}. They are of different releases. "
+            + remedy_for(path, "Fetch the archive of images again: mmnet download train2014.")
         )
     return letterbox(image, placement)
 

@@ -14,13 +14,15 @@ from urllib3.exceptions import HTTPError
 from mmnet.config.paths import Paths
 from mmnet.config.profile import SourceConfig
 from mmnet.runtime.errors import DataError, MMNetError
-from mmnet.runtime.files import atomic_write, check_room, locked, writing
-from mmnet.runtime.progress import readable, say, track
+from mmnet.runtime.files import atomic_write, check_room, locked, set_aside, writing
+from mmnet.runtime.progress import Pace, duration, readable, say, track
 
 TIMEOUT = (20.0, 60.0)  # seconds without a connection, without a byte
 ATTEMPTS = 6  # in a row without a new byte; then the next mirror. Pauses double from 1 s.
 BUSY = (429, 500, 502, 503, 504)
 CHUNK = 1 << 17
+SLOWEST = 1000.0  # bytes a second, over SLOW_FOR seconds; below, the next mirror
+SLOW_FOR = 300.0
 
 
 class _Interrupted(Exception):
@@ -55,6 +57,8 @@ def fetch(
                 continue
             with part.open("rb") as whole:
                 os.fsync(whole.fileno())
+            if path.is_file() and not Paths.fetched(path).exists():
+                set_aside(path)  # it was not fetched: it is the user's
             part.replace(path)
             say(f"{path}: {readable(path.stat().st_size)}, sha256 {sha256}")
             return sha256
@@ -200,19 +204,25 @@ def _copy(url: str, part: Path, expected: int | None) -> None:
 
 def _download(url: str, part: Path, size: int) -> None:
     """Download what `part` lacks, until ATTEMPTS in a row bring no new byte."""
-    largest, failed = _size(part), 0
+    largest, failed, pace = _size(part), 0, Pace(SLOWEST, SLOW_FOR)
     with requests.Session() as session:
         session.headers["Accept-Encoding"] = "identity"
         while (have := _size(part)) < size:
             headers = {"Range": f"bytes={have}-"} if have else {}
             try:
                 with session.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
-                    _receive(response, url, part, size)
+                    _receive(response, url, part, size, pace)
                 fault = "ended early"
             except (_Interrupted, HTTPError, requests.ConnectionError, requests.Timeout) as error:
                 fault = _reason(error)
             except requests.RequestException as error:
                 raise DataError(f"{url}: {_reason(error)}.") from None
+            except OSError as error:  # of a certificate bundle that a variable of the shell names
+                if error.errno is not None:
+                    raise
+                raise DataError(
+                    f"{url}: {_reason(error)}. Unset REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE."
+                ) from None
             if (now := _size(part)) == size:
                 return
             failed = 0 if now > largest else failed + 1
@@ -223,7 +233,7 @@ def _download(url: str, part: Path, size: int) -> None:
             sleep(pause)
 
 
-def _receive(response: requests.Response, url: str, part: Path, size: int) -> None:
+def _receive(response: requests.Response, url: str, part: Path, size: int, pace: Pace) -> None:
     """Write the body to `part`, from zero where the server ignores Range.
 
     Raises:
@@ -243,10 +253,12 @@ def _receive(response: requests.Response, url: str, part: Path, size: int) -> No
         raise _Interrupted("sent other bytes than requested; starting from zero")
     # requests' iter_content drops what it has of a chunk when the connection breaks.
     chunks = iter(lambda: response.raw.read1(CHUNK, decode_content=False) or b"", b"")
-    _write(chunks, url, part, have if status == 206 else 0, size)
+    _write(chunks, url, part, have if status == 206 else 0, size, pace)
 
 
-def _write(chunks: Iterable[bytes], url: str, part: Path, start: int, size: int) -> None:
+def _write(
+    chunks: Iterable[bytes], url: str, part: Path, start: int, size: int, pace: Pace | None = None
+) -> None:
     check_room(part, size - _size(part))
     shown = track(chunks, name=_file_name(url), total=size, done=start, unit="B", size=len)
     with part.open("ab" if start else "wb") as file:
@@ -257,6 +269,8 @@ def _write(chunks: Iterable[bytes], url: str, part: Path, start: int, size: int)
                 raise DataError(f"{url}: sends more than {size} bytes.")
             file.write(chunk)
             file.flush()  # what a killed process has received is kept
+            if pace and pace.is_too_slow(start):
+                raise DataError(f"{url}: under {readable(SLOWEST)}/s for {duration(SLOW_FOR)}.")
 
 
 def _reason(error: BaseException) -> str:

@@ -3,6 +3,7 @@
 An archive is a zip, or the folder that it unpacks to. A user's own copy is read in place.
 """
 
+from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import Any
 from zipfile import ZipFile
@@ -64,6 +65,7 @@ def _build(name: str, dataset: DatasetConfig, archive: Path, notes: Notes) -> pd
             where=f"{archive}: instances.json",
             wanted={ref["ann_id"] for ref in refs},
         )
+        _check_ids(refs, instances, where=str(archive))
         return build_table(instances, refs, where=str(archive), notes=notes)
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(
@@ -119,6 +121,36 @@ def _check_counts(
         raise DataError(
             f"{where}: {'; '.join(faults)}. Fetch the archive again; or, if yours is another "
             f"release, set profiles.*.datasets.{name}.counts to null in params.yaml."
+        )
+
+
+def _check_ids(refs: list[dict[str, Any]], instances: dict[str, Any], *, where: str) -> None:
+    """Refuse ids that are no whole numbers or name two things: later steps find rows by them."""
+    used = {ref["ann_id"] for ref in refs}
+    wanted = {a["image_id"] for a in instances["annotations"] if a["id"] in used}
+    images = [image for image in instances["images"] if image["id"] in wanted]
+    ids = {
+        "ref_id": [ref["ref_id"] for ref in refs],
+        "sent_id": [sentence["sent_id"] for ref in refs for sentence in ref["sentences"]],
+        "annotation id": [a["id"] for a in instances["annotations"] if a["id"] in used],
+        "image id": [image["id"] for image in images],
+        "image file_name": [image["file_name"] for image in images],
+    }
+    faults = []
+    for name, values in ids.items():
+        repeated = [value for value, count in Counter(values).items() if count > 1]
+        if name == "image file_name":
+            wrong = [value for value in values if not isinstance(value, str)]
+        else:
+            wrong = [v for v in values if type(v) is not int or not 0 <= v < 2**63]
+        for what, found in (("invalid", wrong), ("repeated", repeated)):
+            if found:
+                examples = ", ".join(map(repr, found[:3]))
+                faults.append(f"{name}: {len(found)} {what}, such as {examples}")
+    if faults:
+        raise DataError(
+            f"{where}: ids must be unique whole numbers, and file names unique: "
+            f"{'; '.join(faults)}. Renumber them in your files, or fetch the archive again."
         )
 
 

@@ -73,7 +73,8 @@ def _read(weights: Path) -> Any:
         raise CheckpointError(f"{weights}: not found. Fetch or train it first.") from None
     except Exception as error:  # A foreign file may raise anything.
         raise CheckpointError(
-            f"{weights}: not readable as weights ({_first_line(error)}). Delete it and fetch again."
+            f"{weights}: not readable as weights ({_first_line(error)}). Fetch or train it again; "
+            "of your own file, name a whole copy in towers.*.pretrained in params.yaml."
         ) from None
 
 

@@ -17,6 +17,7 @@ from dvc.exceptions import DvcException
 from dvc.repo import Repo
 
 from mmnet.runtime.errors import LedgerError
+from mmnet.tracking.provenance import revision
 
 SHOWN = 20
 """Files named in one message."""
@@ -90,7 +91,14 @@ def _repo() -> Iterator[Any]:
     except DvcException as error:
         cause = error.__cause__ if isinstance(error.__cause__, DvcException) else None
         text = ": ".join(str(e) for e in (error, cause) if e)
-        raise LedgerError(f"dvc: {' '.join(text.split())}") from None
+        remedy = ""
+        if reason := revision(Path()).get("reason"):
+            remedy = (
+                f" (git: {reason}). adopt, record and dvc need a git clone: clone the repository, "
+                "or make this folder one (`git init && git add . && git commit -m start`). "
+                "Everything else works without."
+            )
+        raise LedgerError(f"dvc: {' '.join(text.split())}{remedy}") from None
 
 
 def _is_recorded(stage: Any) -> bool:

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -84,6 +85,24 @@ def atomic_path(path: Path) -> Iterator[Path]:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def set_aside(path: Path) -> None:
+    """Rename a user's file whose place is needed, and say so."""
+    numbers = itertools.count(1)
+    own = next(p for n in numbers if not (p := path.with_name(f"{path.name}.own{n}")).exists())
+    path.rename(own)
+    say(f"{path}: was not the right file; yours is now {own}")
+
+
+def remedy_for(path: Path, remedy: str) -> str:
+    """Return how to fix a wrong file: by `remedy`, unless it is a link to one of the user's own."""
+    if not path.is_symlink():
+        return remedy
+    return (
+        f"It is a link to your own {path.resolve()}: replace that file with a whole copy, or name "
+        "another copy in profiles.*.data.train2014 in params.yaml (null: download it)."
+    )
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -1,7 +1,9 @@
 """Running one command in several processes by torchrun, and reporting once why they ended."""
 
+import hashlib
 import logging
 import os
+import re
 import signal
 import tempfile
 import threading
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmnet.runtime.errors import LostPeersError, MMNetError
+from mmnet.runtime.system import user_id
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
@@ -57,6 +60,27 @@ def is_recorded(error: MMNetError) -> bool:
 
     get_error_handler().record_exception(error)
     return True
+
+
+def is_said(message: str) -> bool:
+    """Return whether another process of the same torchrun has just said this; numbers may differ.
+
+    Without `launch`, nothing collects what the processes report.
+    """
+    if not is_launched():
+        return False
+    key = f"{os.getppid()} {os.environ['TORCHELASTIC_RUN_ID']} {re.sub(r'[0-9]+', '', message)}"
+    name = f"mmnet-said-{user_id()}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+    path = Path(tempfile.gettempdir()) / name
+    try:
+        if path.exists() and time.time() - path.stat().st_mtime > SECONDS_TO_SAVE:
+            path.unlink()  # of an earlier torchrun
+        path.touch(exist_ok=False)
+    except FileExistsError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def launch(arguments: list[str], processes: int, *, threads: int) -> int:

@@ -35,6 +35,23 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
+class Pace:
+    """Whether bytes arrive at `slowest` a second or more, over each `window` seconds."""
+
+    def __init__(self, slowest: float, window: float) -> None:
+        self.slowest, self.window = slowest, window
+        self.have, self.at = 0, time.monotonic()
+
+    def is_too_slow(self, have: int) -> bool:
+        """Note how many bytes are there; return whether they became too few more."""
+        if self.have <= have < self.have + self.slowest * self.window:
+            return time.monotonic() - self.at > self.window
+        if have > self.have:
+            self.at = time.monotonic()
+        self.have = have
+        return False
+
+
 def track(
     items: Iterable[T],
     *,

@@ -1,9 +1,15 @@
-"""Calls that not every operating system has, each with a fallback. Only Windows has too few."""
+"""Calls that not every operating system has, and settings of the user's shell, with fallbacks."""
 
 import getpass
 import os
+import shutil
 import signal
+import site
 import sys
+import tempfile
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
 
 from mmnet.runtime.errors import MMNetError
 
@@ -42,3 +48,68 @@ def start_method() -> str | None:
     Python 3.14 no longer forks by default, and every reader would import torch again.
     """
     return "fork" if sys.platform == "linux" else None
+
+
+def shared_memory() -> tuple[int, int] | None:
+    """Return the free and all bytes of the memory that processes share; None where unlimited."""
+    if not (folder := Path("/dev/shm")).is_dir():
+        return None
+    usage = shutil.disk_usage(folder)
+    return (usage.free, usage.total) if usage.total else None
+
+
+def use_own_settings() -> None:
+    """Set what libraries read from the shell and the user's folders, for children too.
+
+    Before libraries are imported. Caches go to the temporary folder where the user's own cannot be
+    written, as in a read-only or full home.
+
+    Raises:
+        MMNetError: no temporary folder can be written.
+    """
+    try:
+        temporary = Path(tempfile.gettempdir())  # the first of several that takes a file
+    except FileNotFoundError:
+        raise MMNetError(
+            f"{os.environ.get('TMPDIR', '/tmp')}: no temporary folder can be written. Free some "
+            "space there, or set TMPDIR to another folder."
+        ) from None
+    os.environ["TMPDIR"] = str(temporary)
+    os.environ["MPLBACKEND"] = "Agg"  # a notebook's is not installed here
+    matplotlib = find_spec("matplotlib")
+    if matplotlib and matplotlib.origin:
+        os.environ["MATPLOTLIBRC"] = str(Path(matplotlib.origin).with_name("mpl-data"))
+    caches = {"XDG_CACHE_HOME": "~/.cache", "MPLCONFIGDIR": "~/.config/matplotlib"}
+    for name, default in caches.items():
+        # Path.expanduser refuses a user without a home.
+        given = os.environ.get(name) or os.path.expanduser(default)  # noqa: PTH111
+        if not _is_writable(Path(given)):
+            own = temporary / f"mmnet-cache-{user_id()}"
+            os.environ[name] = str(own if _is_writable(own) else temporary)
+    _use_own_python()
+
+
+def _use_own_python() -> None:
+    """Undo what Python itself read: packages outside the environment, filters of warnings."""
+    user_site = site.getusersitepackages()
+    if user_site in sys.path:  # last: it may hold other versions of what is installed here
+        sys.path.remove(user_site)
+        sys.path.append(user_site)
+    if os.environ.pop("PYTHONWARNINGS", None):
+        warnings.simplefilter("default")
+        for kind in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+            warnings.simplefilter("ignore", kind)
+    for stream in (sys.stdout, sys.stderr):  # whose encoding may lack a letter
+        if reconfigure := getattr(stream, "reconfigure", None):
+            reconfigure(errors="backslashreplace")
+
+
+def _is_writable(folder: Path) -> bool:
+    """Whether a folder, made if need be, takes a file."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+            file.write(b"test")
+    except (OSError, ValueError):
+        return False
+    return True

@@ -1,5 +1,6 @@
 """Where a training runs: git revision, packages, device."""
 
+import os
 import platform
 import re
 import subprocess
@@ -8,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from mmnet.runtime.errors import ConfigError
+from mmnet.runtime.progress import say
 
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "numpy", "pandas", "pillow", "pycocotools")
 """Those that a training's numbers may depend on."""
+
+OF_ANOTHER_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")
 
 
 def packages() -> dict[str, str]:
@@ -19,19 +23,36 @@ def packages() -> dict[str, str]:
 
 
 def revision(root: Path) -> dict[str, Any]:
-    """Return git's revision and the files that differ from it; both None outside a repository."""
+    """Return git's revision and the files that differ from it; where it has none, the reason."""
+    # Those that a git hook sets are of another repository.
+    environment = {k: v for k, v in os.environ.items() if k not in OF_ANOTHER_REPOSITORY}
 
     def git(*arguments: str) -> str:
         command = ["git", *arguments]
-        return subprocess.check_output(command, cwd=root, stderr=subprocess.DEVNULL, text=True)
+        return subprocess.run(
+            command, cwd=root, env=environment, capture_output=True, text=True, check=True
+        ).stdout
 
     try:
         commit = git("rev-parse", "HEAD").strip()
         # DVC writes its lock after each stage: it says what came out, not what went in.
         changed = git("status", "--porcelain", "--", ".", ":!dvc.lock").splitlines()
-    except (OSError, subprocess.SubprocessError):
-        return {"commit": None, "changed": None}
+    except OSError:
+        return {"commit": None, "changed": None, "reason": "git is not installed"}
+    except subprocess.CalledProcessError as error:
+        lines = error.stderr.strip().splitlines() or ["git failed"]
+        reason = next((line for line in lines if line.startswith("fatal:")), lines[-1])
+        return {"commit": None, "changed": None, "reason": reason.removeprefix("fatal: ")[:200]}
     return {"commit": commit, "changed": [line[3:] for line in changed]}
+
+
+def say_revision(root: Path) -> None:
+    """Say where no revision will be on record."""
+    if reason := revision(root).get("reason"):
+        say(
+            f"No git revision is on record for this run: {reason}. Results are the same; to have "
+            "one, run in a git clone."
+        )
 
 
 def check_clean(root: Path) -> None:
@@ -40,9 +61,10 @@ def check_clean(root: Path) -> None:
     Raises:
         ConfigError: there are uncommitted changes, or there is no git.
     """
-    changed = revision(root)["changed"]
+    found = revision(root)
+    changed = found["changed"]
     if changed is None or changed:
-        what = "this is not a git repository with a commit, or git is not installed"
+        what = f"git has no revision ({found.get('reason')})"
         if changed:
             what = f"uncommitted changes are in {len(changed)} files: {', '.join(changed[:5])}"
         raise ConfigError(

@@ -166,7 +166,9 @@ def _tags(
         tags |= {key: str(value) for key, value in evaluate.items()}
     if record:
         commit, changed = record["git"]["commit"], record["git"]["changed"]
-        tags |= {"git.commit": commit or "unknown", "device": record["device"]}
+        reason = record["git"].get("reason")
+        unknown = f"unknown: {reason}" if reason else "unknown"
+        tags |= {"git.commit": commit or unknown, "device": record["device"]}
         if commit:
             tags["git.clean"] = f"no: {', '.join(changed[:20])}" if changed else "yes"
         tags |= {f"version.{name}": version for name, version in record["packages"].items()}

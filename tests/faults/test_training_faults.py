@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
+from mmnet.data import loader
 from mmnet.data.dataset import evaluation_items, training_items
 from mmnet.data.loader import read
 from mmnet.model import checkpoint
@@ -310,6 +311,75 @@ def test_dead_reader_names_the_image_it_was_at() -> None:
         list(read(DyingItems(), batch_size=None, workers=2))
     assert str(caught.value).startswith("image2.jpg: the process that was reading it died (")
     assert "Lower train.workers" in str(caught.value)
+
+
+class Unsendable:
+    """What a full /dev/shm, a socket's path that is too long or too many open files do."""
+
+    def __reduce__(self) -> Any:
+        raise OSError(28, "No space left on device")
+
+
+class UnsendableItems(DyingItems):
+    def __getitem__(self, index: int) -> Any:
+        return Unsendable() if index == 2 else torch.zeros(1000, dtype=torch.uint8)
+
+
+class HangingItems(DyingItems):
+    def __getitem__(self, index: int) -> int:
+        if index == 2:
+            time.sleep(1e6)
+        return index
+
+
+def test_item_that_cannot_be_handed_over_is_an_error_and_no_endless_wait() -> None:
+    with pytest.raises(DataError) as caught:
+        list(read(UnsendableItems(), batch_size=None, workers=2))
+    for fact in ("No space left on device", "--shm-size", "workers: 0", "/dev/shm has"):
+        assert fact in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+class SmallItems(DyingItems):
+    def __getitem__(self, index: int) -> Any:
+        return torch.zeros(1000, dtype=torch.uint8)
+
+
+def test_shared_memory_too_small_for_what_is_read_ahead_is_refused_with_its_size(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loader, "shared_memory", lambda: (3000, 4000))
+    assert len(list(read(SmallItems(), batch_size=None, workers=1))) == 6
+    monkeypatch.setattr(loader, "shared_memory", lambda: (3000, 3900))
+    with pytest.raises(DataError, match=r"4\.0 kB .*3\.0 kB free of 3\.9 kB"):
+        list(read(SmallItems(), batch_size=None, workers=1))
+    assert len(list(read(SmallItems(), batch_size=None, workers=0))) == 6
+
+
+def test_silent_readers_end_the_run_and_name_their_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader, "SILENCE", 2.0)
+    with pytest.raises(DataError, match=r"image2\.jpg.*workers: 0"):
+        list(read(HangingItems(), batch_size=None, workers=1))
+
+
+def test_run_whose_readers_fall_silent_or_that_is_signalled_then_saves_first(
+    tiny: Any, tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = with_train(tiny.config, workers=1)
+    stopped = signalled_midway(signal.SIGSTOP, readers)
+    for action, error, limit in (
+        (stopped, DataError, "SILENCE"),
+        (lambda: (stopped(), os.kill(os.getpid(), signal.SIGTERM)), Stopped, "GRACE"),
+    ):
+        with monkeypatch.context() as patch:
+            # Behind the last step of an epoch, as those before may have been read already.
+            patch.setattr(loader, limit, 2.0)
+            after_steps(patch, 1, action)
+            with pytest.raises(error):
+                fit(tiny, tmp_path, config)
+        content = checkpoint.load(work_of(tiny, tmp_path).last)
+        assert len(content["losses"]) + len(content["history"]) > 0
+    assert_same(fit(tiny, tmp_path), undisturbed)
 
 
 def signalled_midway(number: int, pids: Callable[[], list[int]]) -> Callable[[], None]:

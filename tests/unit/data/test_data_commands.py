@@ -8,7 +8,9 @@ import pytest
 import yaml
 
 from mmnet.cli.parser import main
+from mmnet.data.dataset import read_image
 from mmnet.data.refer import read_table
+from mmnet.runtime.errors import DataError
 from support.mirror import CONTENT, OTHER, SHA256, Mirror, pinned, status, whole
 from support.tiny import ROOT, Tiny
 
@@ -77,6 +79,12 @@ def test_download_fetches_what_is_named_and_a_wrong_one_again(
     assert path.read_bytes() == CONTENT
     assert hashlib.sha256(OTHER).hexdigest() in error
     assert mirror.requests == [("/refcoco+.zip", 0)]
+    # It was the user's: set aside. What was fetched and then damaged is ours.
+    assert (kept := path.with_name("refcoco+.zip.own1")).read_bytes() == OTHER
+    assert str(kept) in error
+    write(OTHER, path)
+    assert run(capsys, "download", "refcoco+")[0] == 0
+    assert len([*ARCHIVES.glob("*.own*")]) == 1
 
 
 @pytest.mark.parametrize(
@@ -172,3 +180,29 @@ def test_the_commands_read_a_users_own_folders(
     assert len(table) == len(read_table(tiny.table))
     assert {path.name for path in Path("data/mini/images").iterdir()} == set(table["file"])
     assert not Path("data/mini/archives").exists()
+
+
+def test_a_fault_in_a_users_own_files_names_them_and_what_helps_there(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ZipFile(tiny.archives["refcoco"]) as archive:
+        archive.extractall(tmp_path)
+    own = tmp_path / "refcoco"
+    (own / "instances.json").write_bytes(b"{")
+    monkeypatch.chdir(tmp_path)
+    copy = ["--params", str(ROOT / "params.yaml"), "--set", f"profiles.mini.data.refcoco={own}"]
+    code, _, error = run(capsys, "prepare", "refcoco", *copy)
+    assert code == 1
+    assert error.startswith(f"mmnet: {own}: instances.json: ")
+    assert "profiles.mini.data.refcoco" in error
+    assert "etch" not in error
+    # An image is a link: unpacking would make the same link again.
+    image = tmp_path / "own.jpg"
+    image.write_bytes(next(tiny.images.iterdir()).read_bytes()[:100])
+    link = tmp_path / "link.jpg"
+    link.symlink_to(image)
+    for path, facts in ((link, (str(image), "data.train2014")), (image, ("unpack-images",))):
+        with pytest.raises(DataError) as caught:
+            read_image(path)
+        assert all(fact in str(caught.value) for fact in facts)
+        assert ("unpack-images" in str(caught.value)) == (path == image)

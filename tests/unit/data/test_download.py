@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import itertools
 import os
 import re
 import shutil
@@ -370,3 +371,17 @@ def test_a_log_shows_how_far_a_download_is_and_a_terminal_a_bar(
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     fetch(pinned(url), begin(tmp_path, CONTENT[:3000]))
     assert re.search(r"a\.zip:  60%\|.*\| 3\.00k/5\.00k", capsys.readouterr().err)
+
+
+def test_a_mirror_from_which_hardly_anything_arrives_is_given_up(
+    mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = itertools.count(0, 60)  # a minute a look
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
+    urls = [
+        mirror.serves(*(part_of(CONTENT, stop) for stop in range(1, 100)), at="/slow/a.zip"),
+        mirror.serves(whole, at="/a.zip"),
+    ]
+    assert fetch(pinned(*urls), tmp_path / "a.zip") == SHA256
+    assert 1 < len(mirror.starts("/slow/a.zip")) < 20
+    assert mirror.starts("/a.zip")[0] > 0

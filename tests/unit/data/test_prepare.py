@@ -224,3 +224,43 @@ def test_good_images_stay_where_the_new_archive_lacks_some(tiny: Tiny, tmp_path:
     with pytest.raises(DataError, match=r"own: lacks 1 images"):
         unpack_images(own, tables=[tiny.table], folder=folder, manifest=manifest)
     assert sorted(folder.iterdir()) == before
+
+
+# Identities on which later steps rely.
+
+
+def spoiled(what: str, value: Any) -> tuple[Any, Any]:
+    """Archive values with an id that is repeated, or is of another type."""
+    instances, refs = archive_values()
+    if what == "sent_id":
+        refs[1]["sentences"][0]["sent_id"] = value
+    elif what == "ref_id":
+        refs[1]["ref_id"] = value
+    elif what == "annotation id":
+        instances["annotations"].append({**instances["annotations"][0], "id": value})
+    elif what == "image id":
+        instances["images"].append({**instances["images"][0], "id": value, "file_name": "b.jpg"})
+    else:
+        instances["images"].append({**instances["images"][0], "id": 2})
+        instances["annotations"][1]["image_id"] = refs[1]["image_id"] = 2
+    return instances, refs
+
+
+@pytest.mark.parametrize(
+    ("what", "value", "example"),
+    [
+        ("sent_id", 500, "1 repeated, such as 500"),
+        ("sent_id", "500", "1 invalid, such as '500'"),
+        ("sent_id", 2**63, "1 invalid, such as 9223372036854775808"),
+        ("sent_id", None, "1 invalid, such as None"),
+        ("ref_id", 15, "1 repeated, such as 15"),
+        ("annotation id", 5, "1 repeated, such as 5"),
+        ("image id", 1, "1 repeated, such as 1"),
+        ("image file_name", None, "1 repeated, such as 'a.jpg'"),
+    ],
+)
+def test_an_identity_that_names_two_things_is_refused_with_count_and_example(
+    what: str, value: Any, example: str, tmp_path: Path
+) -> None:
+    line = refusal_to_prepare(write_archive(tmp_path, *spoiled(what, value)), splits=["val"])
+    assert f"{what}: {example}" in line

@@ -60,6 +60,9 @@ def test_copies_of_ones_own_must_exist_and_hold_the_annotations(tmp_path: Path) 
         ("experiments.nq_2.model.num_queries=1", "nq_2 and nq_1"),
         ("experiments.nq_1.dataset=refcoco", "nq_1"),
         ("profiles.mini.towers.rn50.pretrained=/nowhere/rn50.pt", "/nowhere/rn50.pt"),
+        ("profiles.mini.towers.rn50.pretrained=/", "rn50.pretrained: /: Is a directory"),
+        ("profiles.mini.towers.rn50.pretrained=/dev/zero", "rn50.pretrained: /dev/zero"),
+        ("profiles.mini.data.train2014=/dev/zero", "data.train2014: /dev/zero"),
     ],
 )
 def test_tables_and_weights_are_checked(override: str, named: str) -> None:

@@ -196,3 +196,21 @@ def test_a_process_ends_whose_launcher_was_killed_before_it_looked() -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     done = subprocess.run([sys.executable, "-c", CHILD], env=environment, capture_output=True)
     assert done.returncode == -signal.SIGTERM
+
+
+def test_a_mistake_that_all_processes_of_a_torchrun_make_is_said_once(tmp_path: Path) -> None:
+    """Of a torchrun that the user started: nothing collects what its processes report."""
+    code = (
+        "import os; from mmnet.runtime.launcher import is_said;"
+        "print(is_said(f'--device cuda:{os.environ[\"RANK\"]}: no driver'), is_said('other'))"
+    )
+    environment = {**os.environ, "TORCHELASTIC_RUN_ID": "1", "TMPDIR": str(tmp_path)}
+    said = [
+        subprocess.check_output(
+            [sys.executable, "-c", code], cwd=ROOT, env={**environment, "RANK": rank}, text=True
+        ).split()
+        for rank in "01"
+    ]
+    assert said == [["False", "False"], ["True", "True"]]
+    assert not launcher.is_said("other")  # without torchrun, everything is
+    assert not launcher.is_said("other")

@@ -4,7 +4,10 @@ import ast
 import os
 import pickle
 import signal
+import subprocess
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +16,7 @@ from mmnet.cli.parser import main
 from mmnet.data import loader
 from mmnet.data.dataset import evaluation_items, training_items
 from mmnet.runtime import system
+from mmnet.runtime.errors import MMNetError
 from support.tiny import ROOT
 
 
@@ -62,3 +66,52 @@ def test_images_are_read_where_processes_are_spawned(
     alone, ahead = (list(loader.read(training, batch_size=2, workers=n)) for n in (0, 1))
     assert len(ahead) == len(alone) > 0
     assert all((one[0] == other[0]).all() for one, other in zip(ahead, alone, strict=True))
+
+
+def test_settings_that_the_shell_hands_down_do_not_reach_libraries(tmp_path: Path) -> None:
+    """In a process of its own, as they are read when libraries are imported."""
+    home = tmp_path / "home"
+    home.write_text("no folder, so nothing can be written below it")
+    config = tmp_path / "matplotlibrc"
+    config.write_bytes(b"figure.dpi: \xff")
+    code = (
+        "from mmnet.runtime.system import use_own_settings; use_own_settings();"
+        "import warnings; warnings.warn('one', UserWarning);"
+        "import matplotlib.pyplot as plt; print(plt.get_backend());"
+        "import os, tempfile; print(tempfile.gettempdir(), os.environ['XDG_CACHE_HOME']);"
+        "print(chr(0x2192))"
+    )
+    handed = {
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        "MATPLOTLIBRC": str(config),
+        "HOME": str(home),
+        "PYTHONWARNINGS": "error",
+        "PYTHONIOENCODING": "latin-1",
+        "TMPDIR": str(tmp_path / "nowhere"),
+    }
+    environment = {k: v for k, v in os.environ.items() if k not in ("XDG_CACHE_HOME",)}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**environment, **handed},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    backend, folders, arrow = done.stdout.splitlines()
+    temporary, cache = folders.split()
+    assert backend.lower() == "agg"
+    assert Path(temporary) != tmp_path / "nowhere"
+    assert Path(cache).is_relative_to(temporary)
+    assert arrow == "\\u2192"
+
+
+def test_no_temporary_folder_is_a_line_with_its_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> str:
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "gettempdir", none)
+    monkeypatch.setenv("TMPDIR", "/full")
+    with pytest.raises(MMNetError, match=r"^/full: .*TMPDIR"):
+        system.use_own_settings()

@@ -14,10 +14,11 @@ from mmnet.cli.parser import main
 from mmnet.config.load import load_params
 from mmnet.config.schema import Params
 from mmnet.config.tables import TABLES
-from mmnet.runtime.errors import TrackingError
+from mmnet.pipeline import dvc
+from mmnet.runtime.errors import ConfigError, LedgerError, TrackingError
 from mmnet.runtime.files import locked, read_json, write_json
 from mmnet.tracking import live
-from mmnet.tracking.provenance import check_clean, revision
+from mmnet.tracking.provenance import check_clean, revision, say_revision
 from mmnet.tracking.record import begin
 from mmnet.tracking.store import Store, database_of, one_line
 from support.tiny import ROOT, Tiny
@@ -271,3 +272,25 @@ def test_make_ui_serves_a_database_and_only_names_a_server(uri: str, tmp_path: P
     database, artifacts = uri or f"sqlite:///{tmp_path}/mlflow.db", "/elsewhere"
     assert f"--backend-store-uri {database}" in served[0]
     assert f"--artifacts-destination {artifacts if uri else tmp_path}/mlartifacts" in served[0]
+
+
+def test_where_git_has_no_revision_the_run_says_so_and_records_why(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(project.parent))
+    reason = revision(project)["reason"]
+    assert "not a git repository" in reason
+    say_revision(project)
+    assert reason in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="not a git repository"):
+        check_clean(project)
+    monkeypatch.setenv("GIT_DIR", str(ROOT / ".git"))  # as in a hook of another repository
+    assert revision(project)["commit"] is None
+    monkeypatch.setenv("PATH", str(project))
+    assert revision(project)["reason"] == "git is not installed"
+    # DVC's own commands cannot do without.
+    monkeypatch.chdir(project)
+    (project / ".dvc").mkdir()
+    for command in (dvc.record, dvc.adopt):
+        with pytest.raises(LedgerError, match="git init"):
+            command()
