@@ -4,6 +4,9 @@ from snakemake.utils import min_version
 min_version("9.27")
 
 
+include: "workflow/rules/params.smk"
+
+
 configfile: "params.yaml"
 
 
@@ -34,6 +37,7 @@ localrules:
     write_table2,
     write_table3,
     write_table4,
+    write_readings,
     write_figure4,
     write_figure5,
     write_figure6,
@@ -47,3 +51,15 @@ rule all:
         "results/data.md",
         "results/parameters.md",
         PAPER,
+
+
+name_nearest_target(
+    workflow.rules,
+    {
+        "experiment": list(PARAMS.experiments),
+        "seed": PARAMS.seeds,
+        "dataset": DATASETS,
+        "archive": list(PROFILE.archives),
+        "tower": list(PROFILE.towers),
+    },
+)

@@ -17,6 +17,7 @@ from support.forks import ended, forked
 from support.tiny import ROOT
 
 PARTS = ["Snakefile", "workflow", "profiles", "mmnet", "params.yaml", "environment.yml"]
+PARTS += ["pyproject.toml"]
 TINY: dict[str, Any] = {
     "shapes": {
         "seed": 0,
