@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from mmnet.runtime import portable
+from mmnet.config.load import load_params
 from mmnet.tracking.provenance import describe_device, packages, revision
 
 TABLES = [
@@ -25,6 +25,7 @@ OTHERS = ["claims.json", "claims.md", "readings.csv", "readings.md", "curves.csv
 
 def main(source: Path, target: Path) -> None:
     """Copy what there is, and write about.md."""
+    params = load_params(Path("params.yaml"), [f"profile={target.name}"])
     target.mkdir(parents=True, exist_ok=True)
     there = [name for name in (*TABLES, *OTHERS) if (source / name).is_file()]
     for name in there:
@@ -37,12 +38,12 @@ def main(source: Path, target: Path) -> None:
     lines = [
         f"# Reference results of `{target.name}`",
         "",
-        "`python -m mmnet compare` holds your tables against these.",
+        "`python -m mmnet compare` compares your tables with these.",
         "",
         f"- date: {date.today().isoformat()}",
         f"- commit: {revision(Path.cwd())['commit']}",
         f"- CPU: {describe_device(torch.device('cpu'))}; {platform.platform()}",
-        f"- portable arithmetic: {'yes' if portable.is_supported() else 'no'}",
+        f"- portable arithmetic: {'yes' if params.portable else 'no'}",
         *(f"- seeds of {Path(name).stem}: {', '.join(map(str, of))}" for name, of in seeds.items()),
         f"- versions: {', '.join(f'{name} {version}' for name, version in packages().items())}",
     ]
@@ -50,4 +51,6 @@ def main(source: Path, target: Path) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
     main(*map(Path, sys.argv[1:]))

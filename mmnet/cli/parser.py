@@ -49,7 +49,7 @@ def _choose_arithmetic(params: Params) -> None:
     if params.portable:
         portable.use()
     elif params.active.portable:
-        say("This CPU has no AVX2: the results are labelled as not portable.")
+        say("Not Linux on x86-64 with AVX2: the results are labelled as not portable.")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -94,11 +94,7 @@ def _add_commands(
     command = add("predict", "Count intersection and union for every sentence.", run, device)
     command.add_argument("--checkpoint", type=Path, metavar="FILE", help="default: the run's own")
     add("evaluate", "Score the rows that predict wrote: mIoU, oIoU, Pr@X.", run)
-    command = add("report", "Write a table: of runs' scores, of the data, of claims, of values.")
-    choices = [*TABLES, "readings", "data", "claims", "parameters"]
-    command.add_argument("table", metavar="TABLE", choices=choices, help="%(choices)s")
-    text = "of table1-4: read the scores there instead"
-    command.add_argument("--from-mlflow", action="store_true", help=text)
+    _add_results(add, run, device)
     command = add("mlflow-sync", "Send to MLflow what it lacks of the profile's runs.")
     text = "runs/PROFILE/EXPERIMENT/seedN; default: all"
     command.add_argument("folders", type=Path, nargs="*", metavar="FOLDER", help=text)
@@ -109,6 +105,21 @@ def _add_commands(
     text = "EXPERIMENT or EXPERIMENT/seedN: accept a finished run in spite of what has changed"
     command.add_argument("--accept", nargs="+", metavar="RUN", help=f"{text}; this is recorded")
     add("plan", "Print the runs of tables: FLOPs, GPU hours, memory and disk.", tables)
+    add("adopt", "Make Snakemake accept pulled files, if they match dvc.lock.")
+    add("record", "Commit all that Snakemake has made to dvc.lock.")
+    command = add("describe", "Print modules, parameters, FLOPs and output sizes.")
+    command.add_argument("--experiment", required=True, help="a name of params.yaml")
+
+
+def _add_results(
+    add: Callable[..., Any], run: argparse.ArgumentParser, device: argparse.ArgumentParser
+) -> None:
+    """Add the commands that write tables, figures and pages."""
+    command = add("report", "Write a table: of runs' scores, of the data, of claims, of values.")
+    choices = [*TABLES, "readings", "data", "claims", "parameters"]
+    command.add_argument("table", metavar="TABLE", choices=choices, help="%(choices)s")
+    text = "of table1-4: read the scores there instead"
+    command.add_argument("--from-mlflow", action="store_true", help=text)
     text = "Write what Figure 5 shows of a run and of its twin without MMP: masks."
     add("examples", text, run, device)
     text = "Write what Figure 6 shows of a run: each query's words, mask and score."
@@ -122,10 +133,6 @@ def _add_commands(
     command.add_argument("--with", **reference)
     add("curves", "Collect the runs' training curves in one CSV.")
     add("paper", "Typeset all tables, figures and claims in results/ as one PDF.")
-    add("adopt", "Make Snakemake accept pulled files, if they match dvc.lock.")
-    add("record", "Commit all that Snakemake has made to dvc.lock.")
-    command = add("describe", "Print modules, parameters, FLOPs and output sizes.")
-    command.add_argument("--experiment", required=True, help="a name of params.yaml")
 
 
 def _shared() -> list[argparse.ArgumentParser]:

@@ -63,7 +63,11 @@ def compare(arguments: argparse.Namespace) -> int:
     from mmnet.report.compare import compare
 
     params, _ = load(arguments)
-    comparison = compare(RESULTS, arguments.reference or REFERENCE / params.profile)
+    reference = arguments.reference or REFERENCE / params.profile
+    if arguments.reference is None and not reference.is_dir():
+        print(f"No reference results of profile {params.profile}: nothing to compare with.")
+        return 0
+    comparison = compare(RESULTS, reference)
     print(*comparison.lines, sep="\n")
     return 0 if comparison.agrees else 1
 

@@ -21,7 +21,8 @@ def validate(model: type[Any], values: Any, where: str) -> Any:
         # A mistyped key is reported twice, as unknown and as missing: the first helps more.
         first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
         location = [where, *(str(part) for part in first["loc"] if part != "[key]")]
-        dotted = ".".join(filter(None, location)) or "the file"
+        whole = "" if first["type"] == "value_error" else "the file"
+        dotted = ".".join(filter(None, location)) or whole
         message = f"params.yaml: {dotted} {_advice(model, first)}"
         raise ConfigError(" ".join(message.split())) from None
 
@@ -36,7 +37,7 @@ def _advice(model: type[BaseModel], error: Any) -> str:
         return "is missing. Add it."
     if kind == "literal_error":
         known = re.findall(r"'([^']*)'", error["ctx"]["expected"])
-        return f"is {value!r}: must be one of {', '.join(known)}." + did_you_mean(value, known)
+        return f"is {value!r}: must be one of {', '.join(known)}." + _closest(value, known)
     if isinstance(value, str) and kind in ("float_type", "int_type"):
         exponent = re.fullmatch(r"[-+]?\d+e[-+]?\d+", value.lower())
         hint = " (YAML reads 1e-5 as text: write 1.0e-5)" if exponent else ""
@@ -70,7 +71,10 @@ def schema_at(model: type[BaseModel], location: tuple[Any, ...]) -> list[dict[st
 
 
 def did_you_mean(word: Any, known: Any) -> str:
+    """Return the known word that is closest, or all of them where none is close."""
+    return _closest(word, known) or (f" Known: {', '.join(known)}." if known else "")
+
+
+def _closest(word: Any, known: Any) -> str:
     close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.5)
-    if close:
-        return f" Did you mean {close[0]}?"
-    return f" Known: {', '.join(known)}." if known else ""
+    return f" Did you mean {close[0]}?" if close else ""

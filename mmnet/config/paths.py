@@ -94,9 +94,9 @@ class Paths:
     def __post_init__(self) -> None:
         self.data = self.root / "data" / self.profile
         self.mirror = self.data / "mirror"
+        """The procedural archives, where the profile has them."""
         self.key_words = self.mirror / "key_words.csv"
         """Of the procedural benchmark: which word of a sentence alone names its object."""
-        """The procedural archives, where the profile has them."""
         self.images = self.data / "images"
         """Folder of the images that the refs name."""
         self.manifest = self.data / "images.tsv"

@@ -101,8 +101,9 @@ class Config(Strict):
     def _statistics_are_of_several(self) -> Self:
         if self.model.vector_norm != "none" and part_size(self.train, self.train.processes) == 1:
             raise ValueError(
-                "model.vector_norm needs parts of 2 items or more: batch_size / (processes x "
-                "accumulate) is 1. Change train.accumulate, or set vector_norm: none"
+                f"experiments.{self.experiment}: model.vector_norm {self.model.vector_norm} needs "
+                "parts of 2 items or more: train.batch_size / (processes x accumulate) is 1. "
+                "Change one of these, or set vector_norm: none"
             )
         return self
 

@@ -40,11 +40,15 @@ def compare(own: Path, reference: Path) -> Comparison:
         folder: [n for n in TABLES if _csv(folder, n).is_file()] for folder in (own, reference)
     }
     found = [_compared(name, own, reference) for name in names[own] if name in names[reference]]
-    if not found:
-        lacking = reference if not names[reference] else own
+    if not found and not names[reference]:
         raise DataError(
-            f"{lacking}: has no table to compare. Make one (make table1), or name the folder of "
-            "other results: --with FOLDER."
+            f"{reference}: not found, or has no tableN.csv to compare with. Name another folder of "
+            "results: --with FOLDER."
+        )
+    if not found:
+        raise DataError(
+            f"{own}: not found, or has no tableN.csv that {reference} has. Run: make table1, or "
+            "make all."
         )
     missing = [
         f"{name}: not in {folder}"
@@ -87,9 +91,11 @@ def _read(path: Path) -> pd.DataFrame:
     """Return a table's rows of trainings: not the published ones."""
     try:
         frame = pd.read_csv(path)
+        if lacking := [name for name in COLUMNS if name not in frame]:
+            raise ValueError(f"no column {', '.join(lacking)}")
         frame = frame[frame["profile"] != "published"]
         return frame[COLUMNS].astype({"value": float, "seed": int})
-    except (KeyError, ValueError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise DataError(
             f"{path}: is not a table's CSV ({reason}). Write it again: mmnet report {path.stem}."

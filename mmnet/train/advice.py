@@ -12,7 +12,8 @@ def out_of_memory(
 ) -> TrainingError:
     """Return the error of a step whose `part_size` items at a time are too many."""
     train = config.train
-    parts = range(train.accumulate + 1, train.batch_size + 1)
+    least = 1 if config.model.vector_norm == "none" else 2  # BatchNorm on vectors refuses one
+    parts = range(train.accumulate + 1, train.batch_size // (least * processes) + 1)
     more = next((n for n in parts if train.batch_size % (n * processes) == 0), None)
     used = ""
     if device.type == "cuda":
@@ -24,7 +25,7 @@ def out_of_memory(
         remedies.append(f"train.accumulate: {more} ({each} at a time)")
     if not train.checkpoint_activations:
         remedies.append("train.checkpoint_activations: true")
-    if part_size > 1:
+    if part_size > least:
         remedies.append("more train.processes")
     remedy = (
         f"Set {', or '.join(remedies)}; the same command resumes."

@@ -119,6 +119,8 @@ def snakemake(folder: Path, *arguments: str, path: str | None = None) -> Any:
         for name in [name for name in sys.modules if name.partition(".")[0] == "mmnet"]:
             del sys.modules[name]
         warnings.resetwarnings()  # to pytest they are errors
+        jobs: Any = sys.modules["snakemake.shell"]
+        jobs.STDOUT = None  # this process's, where pytest's was when it was imported
         os.chdir(folder)
         main(["--use-conda", *arguments])
 

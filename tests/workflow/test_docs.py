@@ -281,4 +281,4 @@ def test_snakemake_commands_can_be_planned(tmp_path: Path) -> None:
     planned(snakemake(folder, "-n", "--config", *values, "--", *sorted(others)))
     jobs = planned(snakemake(folder, "-n", "--", *sorted(plain)))
     indexed = {rule for _, _, cell, _ in rows(README, "Result") for rule in names(cell)}
-    assert indexed <= set(jobs)
+    assert indexed - {"write_readings"} <= set(jobs)  # `make readings` adds that one

@@ -53,6 +53,7 @@ rule read_queries:
         run=lambda wildcards: WORKFLOW.needed(files_of([run_config(wildcards)])),
         table=lambda wildcards: PATHS.table(run_config(wildcards).dataset_name),
         images=PATHS.manifest,
+        key_words=[PATHS.key_words] if PROFILE.shapes else [],
     output:
         PATHS.run("{experiment}", "{seed}").queries,
     log:

@@ -32,6 +32,9 @@ for TABLE in TABLES:
 
 if runs_of("readings", PARAMS):
 
+    localrules:
+        write_readings,
+
     rule write_readings:
         input:
             [

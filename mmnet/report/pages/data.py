@@ -72,7 +72,7 @@ def _read(path: Path, splits: list[str]) -> pd.DataFrame:
 
 
 def _key_words(path: Path) -> dict[str, list[int]]:
-    """Count, per split: sentences with a key word, by key, and those heard with either word as key.
+    """Count, per split: sentences with a key word, by key, and those with either word as key.
 
     Raises:
         DataError: the file is missing or damaged.

@@ -131,8 +131,18 @@ def test_an_unknown_key_or_name_is_refused_and_the_nearest_named(
     assert f"Did you mean {known}" in line
 
 
-def test_where_nothing_is_near_the_known_names_are_listed() -> None:
+def test_where_nothing_is_near_the_known_names_are_listed_once() -> None:
     assert refusal("zzz=1").endswith("Known: " + ", ".join(Params.model_fields) + ".")
+    assert refusal("profiles.mini.model.generator_init=xavier").count("glorot") == 1
+
+
+@pytest.mark.parametrize("norm", ["global", "all"])
+def test_batchnorm_on_vectors_refuses_parts_of_one_item(norm: str) -> None:
+    normed = f"profiles.mini.model.vector_norm={norm}"
+    line = refusal(normed, "profiles.mini.train.accumulate=64")
+    assert line.startswith(f"params.yaml: experiments.refcoco_vit_b: model.vector_norm {norm} ")
+    load_params(PARAMS, [normed, "profiles.mini.train.accumulate=32"])
+    load_params(PARAMS, ["profiles.mini.train.accumulate=64"])
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,24 @@ def test_resized_positions_keep_the_class_token_and_the_axes() -> None:
     assert (row[1:, 0] > row[:-1, 0]).all()
 
 
+@pytest.mark.parametrize(("reading", "a"), [("antialiased", -0.5), ("plain", -0.75)])
+def test_positions_are_resized_by_the_bicubic_kernel_of_the_reading(reading: str, a: float) -> None:
+    # To twice the size, cells are sampled at quarters: 3/4 from one, 1/4 from the other.
+    near, far = ((a + 2) * x**3 - (a + 3) * x**2 + 1 for x in (0.25, 0.75))
+    impulse = torch.zeros(1 + 64, 1)
+    impulse[1 + 8 * 4 + 4] = 1
+    resized = resize_positions(impulse, 16, antialias=reading == "antialiased")
+    row = resized[1:, 0].view(16, 16)[8]
+    assert_close(row[7:11] / row[8], torch.tensor([far, near, near, far]) / near)
+    torch.manual_seed(0)
+    drawn: Any = load_clip("mini-rn", weights=None).visual
+    built: Any = build("mini-rn", position_resize=reading, image_size=96).backbone.visual
+    expected = resize_positions(
+        drawn.attnpool.positional_embedding, 3, antialias=reading == "antialiased"
+    )
+    assert_close(built.attnpool.positional_embedding, expected)
+
+
 def test_images_of_another_size_change_the_positions_alone(tmp_path: Path) -> None:
     for architecture in MINI_TOWERS:
         clip = load_clip(architecture, weights=None)

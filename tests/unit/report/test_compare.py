@@ -109,8 +109,10 @@ def test_profiles_are_never_compared(tmp_path: Path, reference: Path) -> None:
 
 
 def test_nothing_to_compare_and_damaged_tables_are_refused(tmp_path: Path, reference: Path) -> None:
-    with pytest.raises(DataError, match="has no table"):
+    with pytest.raises(DataError, match=r"nowhere: .*--with"):
         compare(reference, tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"nowhere: .*make table1"):
+        compare(tmp_path / "nowhere", reference)
     own = make(tmp_path / "own", FIVE)
     (own / "table1.csv").write_text("a,b\n1,2\n")
     with pytest.raises(DataError, match=r"own/table1\.csv: is not a table's CSV"):
@@ -130,5 +132,7 @@ def test_the_command_compares_with_the_profiles_reference_or_another_folder(
     assert main(["compare", "--with", "others"]) == 1
     mean_of_seeds = 100 * mean(spread(0, 0, seed, 0) for seed in range(5))
     assert f"refcoco val mIoU: {mean_of_seeds:.2f}, " in capsys.readouterr().out
-    assert main(["compare", "--set", "profile=paper"]) == 1
-    assert "docs/results/paper" in capsys.readouterr().err
+    assert main(["compare", "--set", "profile=paper"]) == 0  # it has no reference
+    assert "paper" in capsys.readouterr().out
+    assert main(["compare", "--with", "nowhere"]) == 1
+    assert "nowhere" in capsys.readouterr().err

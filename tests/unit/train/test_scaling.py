@@ -27,6 +27,7 @@ from mmnet.runtime.distributed import ALONE, World
 from mmnet.runtime.errors import ConfigError, TrainingError
 from mmnet.runtime.signals import Stop
 from mmnet.train import loop, step
+from mmnet.train.advice import out_of_memory
 from support.forks import in_two
 from support.frozen import fit_frozen
 from support.frozen import frozen as forward
@@ -318,6 +319,16 @@ def test_too_little_memory_says_what_to_set(
     ):
         assert advice in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_with_batchnorm_on_vectors_parts_of_one_item_are_not_advised(tiny: Any) -> None:
+    config = with_train(tiny.config, accumulate=2)
+    for norm in ("none", "all"):
+        model = config.model.model_copy(update={"vector_norm": norm})
+        full = config.model_copy(update={"model": model})
+        error = str(out_of_memory(full, CPU, part_size=2, processes=1, reason="full"))
+        assert ("accumulate: 4 (1 at a time)" in error) == (norm == "none")
+        assert "train.checkpoint_activations" in error
 
 
 def test_runtime_settings_are_no_part_of_what_a_training_is(tiny: Any) -> None:
