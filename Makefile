@@ -24,13 +24,15 @@ INSTALLED := .venv/installed$(if $(filter %/slurm,$(WORKFLOW_PROFILE)),-dev)
 COMPILE = $(UV) pip compile pyproject.toml --python-version 3.11 --universal --generate-hashes \
 	--no-emit-index-url --no-header --quiet
 
+LIST = awk -F ':.*\#\# ' '/^[a-z0-9]+:.*\#\# / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
 .DEFAULT_GOAL := help
 .PHONY: help all readings report table1 ui test lint format lock clean
 # Two targets at once would install into one environment at once.
 .NOTPARALLEL:
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@$(LIST)
 
 table1: $(INSTALLED) ## install what is locked, then train, evaluate and write results/table1.*
 	$(SNAKEMAKE) results/table1.tex
@@ -79,7 +81,7 @@ lock: .venv/installed-dev ## lock again after pyproject.toml changed; UPGRADE=--
 	$(RUN) python .ci/lock.py requirements.lock requirements-dev.lock environment.yml
 
 .DEFAULT:
-	@echo "There is no target $@. The targets are:" >&2; $(MAKE) --silent help >&2; exit 2
+	@echo "There is no target $@. The targets are:" >&2; $(LIST) >&2; exit 2
 
 clean: ## remove results and caches; data, weights and runs stay
 	rm -rf results build .pytest_cache .mypy_cache .ruff_cache .hypothesis

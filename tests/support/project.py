@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from support.forks import ended, forked
@@ -31,7 +32,16 @@ TINY: dict[str, Any] = {
     "train": {"epochs": 1, "batch_size": 4},
     "pretrain": {"steps": 2, "batch_size": 8, "captions": ["refcoco"]},
 }
-BARE_PATH = os.pathsep.join([str(Path(sys.executable).parent), "/usr/bin", "/bin"])
+BARE_PATH = os.pathsep.join(
+    [
+        str(Path(sys.executable).parent),
+        *(
+            folder
+            for folder in os.environ["PATH"].split(os.pathsep)
+            if not Path(folder, "conda").exists() or Path(folder, "bash").exists()
+        ),
+    ]
+)
 """A PATH without conda."""
 
 
@@ -75,6 +85,12 @@ def copy_as_if_made(folder: Path, **values: Any) -> Path:
     touched = snakemake(folder, "--touch", "--forceall", "--cores", "1", "--", "all")
     assert touched.returncode == 0, touched.stderr
     return folder
+
+
+def needs(program: str) -> None:
+    """Skip the test where a program that mmnet does without is not on the PATH."""
+    if shutil.which(program) is None:
+        pytest.skip(f"{program} is not on the PATH")
 
 
 class edited_params:

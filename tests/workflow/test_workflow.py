@@ -54,7 +54,7 @@ def test_both_profiles_plan_everything_from_any_folder(tmp_path: Path) -> None:
     from_elsewhere = ("-s", str(folder / "Snakefile"), "-d", str(folder), "-n")
     mini = snakemake(tmp_path, *from_elsewhere)
     plan = planned(mini)
-    runs = {"train_mmnet": 19, "predict_masks": 19, "score_run": 19}
+    runs = {"train_mmnet": 20, "predict_masks": 20, "score_run": 20}
     data = {"fetch_archive": 4, "prepare_table": 3, "unpack_images": 1}
     assert plan.items() > {**runs, **data, "draw_shapes": 1, "pretrain_clip": 3}.items()
     assert "No conda on the PATH" in mini.stdout + mini.stderr
