@@ -127,13 +127,19 @@ def tool(
     )
 
 
-def snakemake(folder: Path, *arguments: str, path: str | None = None) -> Any:
-    """Run snakemake in a fork, which imports the copy's mmnet, and snakemake not again."""
+def snakemake(
+    folder: Path, *arguments: str, path: str | None = None, lacking: tuple[str, ...] = ()
+) -> Any:
+    """Run snakemake in a fork, which imports the copy's mmnet, and snakemake not again.
+
+    It is as if the Python lacked some packages.
+    """
     from snakemake.cli import main  # for those tests alone that call it
 
     def act() -> None:
         for name in [name for name in sys.modules if name.partition(".")[0] == "mmnet"]:
             del sys.modules[name]
+        sys.modules.update(dict.fromkeys(lacking))  # type: ignore[arg-type]
         warnings.resetwarnings()  # to pytest they are errors
         jobs: Any = sys.modules["snakemake.shell"]
         jobs.STDOUT = None  # this process's, where pytest's was when it was imported

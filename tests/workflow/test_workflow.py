@@ -84,6 +84,12 @@ def test_params_yaml_that_cannot_be_read_is_refused_with_its_line(clone: Path) -
     assert "line 2 has the byte 0xe9" in refused(snakemake(clone, "-n"))
 
 
+def test_a_python_with_snakemake_alone_says_what_it_lacks(made: Path) -> None:
+    said = refused(snakemake(made, "-n", lacking=("pydantic",)))
+    assert "lacks pydantic" in said
+    assert "make" in said
+
+
 def test_locks_of_a_killed_snakemake_are_removed(clone: Path) -> None:
     lock = clone / ".snakemake" / "locks" / "0.output.lock"
     lock.parent.mkdir(exist_ok=True)

@@ -6,8 +6,15 @@ from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, workflow.basedir)
 
-from mmnet.config.load import read_values
-from mmnet.runtime.errors import MMNetError
+# Snakemake may be installed alone, for conda to make the jobs' environment.
+try:
+    from mmnet.config.load import read_values
+    from mmnet.runtime.errors import MMNetError
+except ModuleNotFoundError as error:
+    raise WorkflowError(
+        f"{sys.executable} lacks {error.name}, which these rules import. Use `make`, which installs "
+        f"all packages into .venv, or install {error.name} beside Snakemake."
+    ) from None
 
 
 def checked(function, *arguments):
