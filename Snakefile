@@ -37,7 +37,6 @@ localrules:
     write_table2,
     write_table3,
     write_table4,
-    write_readings,
     write_figure4,
     write_figure5,
     write_figure6,
