@@ -2,22 +2,29 @@
 
 # The one that the tests are run with comes first.
 PYTHONS := python3.11 python3.12 python3.13 python3.14 python3 python
-PYTHON ?= $(firstword $(foreach p,$(PYTHONS),$(shell $(p) -c 'import ensurepip, sys, venv; \
-	(3, 11) <= sys.version_info[:2] <= (3, 14) and print("$(p)")' 2>/dev/null)))
+SUPPORTED := import ensurepip, sys, venv; (3, 11) <= sys.version_info[:2] <= (3, 14) and print("yes")
+PYTHON ?= $(firstword $(foreach p,$(PYTHONS),$(if $(shell $(p) -c '$(SUPPORTED)' 2>/dev/null),$(p))))
 UV ?= uv
 CORES ?=
 # Snakemake's settings: profiles/default, or profiles/slurm on a cluster.
 WORKFLOW_PROFILE ?= profiles/default
 PORT ?= 5000
 
-BIN := $(CURDIR)/.venv/bin
-RUN := PATH="$(BIN):$$PATH"
+# The shell inserts the folder, whatever characters its name has.
+RUN := PATH="$$PWD/.venv/bin:$$PATH"
 SNAKEMAKE = $(RUN) snakemake --workflow-profile $(WORKFLOW_PROFILE) \
-	$(if $(CORES),--cores $(CORES)) --use-conda
+	$(if $(CORES),--cores $(CORES))
+# The programs in .venv name its folder and its Python: after a move, a copy, or without that Python
+# it is made again.
+STALE := $(shell test -e .venv/pyvenv.cfg || exit 0; \
+	made=$$(sed -n 's|^command = .* -m venv [^/]*||p' .venv/pyvenv.cfg); \
+	.venv/bin/python -c "" 2>/dev/null && test -z "$$made" -o "$$made" -ef .venv || echo stale)
 # The development lock holds the extras, among them Slurm's plugin.
 INSTALLED := .venv/installed$(if $(filter %/slurm,$(WORKFLOW_PROFILE)),-dev)
 COMPILE = $(UV) pip compile pyproject.toml --python-version 3.11 --universal --generate-hashes \
 	--no-emit-index-url --no-header --quiet
+
+LIST = awk -F ':.*\#\# ' '/^[a-z0-9]+:.*\#\# / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .DEFAULT_GOAL := help
 .PHONY: help all readings report table1 ui test lint format lock clean
@@ -25,7 +32,7 @@ COMPILE = $(UV) pip compile pyproject.toml --python-version 3.11 --universal --g
 .NOTPARALLEL:
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@$(LIST)
 
 table1: $(INSTALLED) ## install what is locked, then train, evaluate and write results/table1.*
 	$(SNAKEMAKE) results/table1.tex
@@ -35,16 +42,16 @@ all: $(INSTALLED) ## all tables, figures and claims, and, where LaTeX is, result
 	$(SNAKEMAKE)
 
 readings: $(INSTALLED) ## Table R: what each open reading is worth, over 3 seeds, in results/readings.*
-	$(SNAKEMAKE) --configfile params.yaml workflow/readings.yaml -- results/readings.tex
+	$(SNAKEMAKE) --configfile workflow/readings.yaml -- results/readings.tex
 
 report: all ## results/report.html: all of it, with parameters and run times, in one page
-	$(RUN) snakemake --use-conda --report results/report.html
+	$(RUN) snakemake --report results/report.html
 
 # A server that MLFLOW_TRACKING_URI names runs already; a database gets one, artifacts beside it.
 ui: .venv/installed ## MLflow's page of all runs; PORT=5001 where 5000 is taken
 	@page=$$($(RUN) python -m mmnet mlflow-sync --port $(PORT)) || exit 1; \
 	echo "In a browser: $$page"; \
-	uri=$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}; \
+	uri=$${MLFLOW_TRACKING_URI:-sqlite:///$$PWD/mlflow.db}; \
 	case "$$uri" in http*) exit ;; esac; \
 	path=$${uri#*:///}; \
 	$(RUN) MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false \
@@ -73,6 +80,9 @@ lock: .venv/installed-dev ## lock again after pyproject.toml changed; UPGRADE=--
 	$(COMPILE) --constraint requirements-dev.lock $(UPGRADE) --output-file requirements.lock
 	$(RUN) python .ci/lock.py requirements.lock requirements-dev.lock environment.yml
 
+.DEFAULT:
+	@echo "There is no target $@. The targets are:" >&2; $(LIST) >&2; exit 2
+
 clean: ## remove results and caches; data, weights and runs stay
 	rm -rf results build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find mmnet tests .ci -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -85,10 +95,17 @@ clean: ## remove results and caches; data, weights and runs stay
 .venv/installed-dev: requirements-dev.lock pyproject.toml
 	$(call install,$<)
 
+ifdef STALE
+.PHONY: .venv/installed .venv/installed-dev
+endif
+
 define install
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 to 3.14 with venv is on the PATH. Install one\
  (Debian: apt-get install python3-venv), or give PYTHON=/path/to/python3." >&2; exit 1; }
-	"$(PYTHON)" -m venv $(if $(wildcard .venv/installing),--clear) .venv
+	@test -n "$$("$(PYTHON)" -c '$(SUPPORTED)' 2>/dev/null)" || { echo "PYTHON=$(PYTHON) is not Python\
+ 3.11 to 3.14 with venv. Leave PYTHON out, or give another." >&2; exit 1; }
+	$(if $(STALE),@echo "make: .venv was made in another folder or by a Python that is gone; installing again.")
+	"$(PYTHON)" -m venv $(if $(STALE)$(wildcard .venv/installing),--clear) .venv
 	@touch .venv/installing
 	.venv/bin/python -m pip install --require-hashes -r $(1)
 	@rm .venv/installing

@@ -4,6 +4,9 @@ from snakemake.utils import min_version
 min_version("9.27")
 
 
+include: "workflow/rules/params.smk"
+
+
 configfile: "params.yaml"
 
 
@@ -47,3 +50,15 @@ rule all:
         "results/data.md",
         "results/parameters.md",
         PAPER,
+
+
+name_nearest_target(
+    workflow.rules,
+    {
+        "experiment": list(PARAMS.experiments),
+        "seed": PARAMS.seeds,
+        "dataset": DATASETS,
+        "archive": list(PROFILE.archives),
+        "tower": list(PROFILE.towers),
+    },
+)

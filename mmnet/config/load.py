@@ -1,6 +1,8 @@
 """Read params.yaml and check all of it, before any work."""
 
 import hashlib
+import re
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -38,17 +40,70 @@ def load_params(path: Path, overrides: list[str] | None = None) -> Params:
     Raises:
         ConfigError: it cannot be read, or a value does not fit the schema or the other values.
     """
+    values = read_values(path)
+    for override in overrides or []:
+        values = with_override(values, override)
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), UniqueKeys)
+        return check_params(values)
+    except ConfigError as error:
+        hint = _odd_character(path.read_text(encoding="utf-8"))
+        raise ConfigError(f"{error}{hint}") from None
+
+
+def read_values(path: Path) -> Any:
+    """Read params.yaml, whose values are not checked yet; both Snakemake and `mmnet` start here.
+
+    Raises:
+        ConfigError: it cannot be read, or is no mapping; the message names the line.
+    """
+    try:
+        content = path.read_bytes()
     except FileNotFoundError:
         raise ConfigError(f"{path}: not found. Run from the repository's root.") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    for override in overrides or []:
-        values = with_override(values, override)
-    return check_params(values)
+    try:
+        text = content.decode("utf-8")
+        values = yaml.load(text, UniqueKeys)
+    except UnicodeDecodeError as error:
+        line, byte = content.count(b"\n", 0, error.start) + 1, content[error.start]
+        raise ConfigError(
+            f"{path}: not YAML: line {line} has the byte {byte:#04x}, which is not UTF-8. Save the "
+            "file as UTF-8."
+        ) from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise ConfigError(
+            f"{path}: not YAML: line {line} has the control character {error.character:#04x}. "
+            "Remove it."
+        ) from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(
+            f"{path}: not YAML: {' '.join(str(error).split())}{_odd_character(text)}"
+        ) from None
+    if not isinstance(values, dict):
+        check_params(values)
+    return values
+
+
+_ODD = re.compile(
+    r"^(?P<marker><{7}|={7}|>{7})(?= |$)|[^\S\n\r\t ]|(?<!\A)[\u200b-\u200f\u2060\ufeff]"
+    r"|[\u2018\u2019\u201c\u201d\uff0c\uff1a]",
+    re.MULTILINE,
+)
+"""What looks right in an editor and is not: marks of a merge, no-break spaces, typeset quotes."""
+
+
+def _odd_character(text: str) -> str:
+    """Return a sentence on the first odd character of a file that was refused, if it has one."""
+    found = _ODD.search(text)
+    if found is None:
+        return ""
+    line = text.count("\n", 0, found.start()) + 1
+    if found["marker"]:
+        return f" Line {line} is a mark of a merge: resolve the conflict."
+    name = unicodedata.name(found[0], "control character").lower()
+    return f" Line {line} has U+{ord(found[0]):04X} ({name}): replace it."
 
 
 def write_resolved(params: Params, folder: Path) -> Path:

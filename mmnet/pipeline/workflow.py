@@ -1,9 +1,6 @@
 """What the Snakefile needs of params.yaml, in plain Python: checks, inputs and values of rules."""
 
 import json
-import os
-import shutil
-import sys
 from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
@@ -179,20 +176,6 @@ class Workflow:
         job = getattr(self.profile.cluster, kind)
         partition = {"slurm_partition": job.partition} if job.partition else {}
         return {"mem_mb": job.memory_mb, "runtime": job.minutes, **partition}
-
-
-def run_without_conda(deployment: Any) -> bool:
-    """Let this Python run the jobs where `--use-conda` finds no conda; return whether it does.
-
-    Snakemake has no public switch for it: `deployment` are its internal settings.
-    """
-    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    methods = set(deployment.deployment_method) if deployment else set()
-    conda = {method for method in methods if method.name == "CONDA"}
-    if not conda or shutil.which("conda"):
-        return False
-    deployment.deployment_method = methods - conda
-    return True
 
 
 def as_json(section: BaseModel | dict[str, Any] | None, *, less: set[str] | None = None) -> str:

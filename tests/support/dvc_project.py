@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from support.project import copy_project, tool
+from support.project import copy_project, needs, tool
 from support.tiny import ROOT
 
 PARTS = [".dvc/config", ".dvc/.gitignore", ".dvc/plots", ".dvcignore", ".gitignore", "dvc.yaml"]
@@ -23,6 +23,7 @@ def dvc_project(folder: Path) -> Path:
 
 def with_dvc(folder: Path, *, tiny: bool = True) -> Path:
     """Add git and DVC to a copied project."""
+    needs("git")
     for part in PARTS:
         (folder / part).parent.mkdir(exist_ok=True)
         copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy

@@ -11,12 +11,14 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from support.forks import ended, forked
 from support.tiny import ROOT
 
 PARTS = ["Snakefile", "workflow", "profiles", "mmnet", "params.yaml", "environment.yml"]
+PARTS += ["pyproject.toml"]
 TINY: dict[str, Any] = {
     "shapes": {
         "seed": 0,
@@ -30,7 +32,16 @@ TINY: dict[str, Any] = {
     "train": {"epochs": 1, "batch_size": 4},
     "pretrain": {"steps": 2, "batch_size": 8, "captions": ["refcoco"]},
 }
-BARE_PATH = os.pathsep.join([str(Path(sys.executable).parent), "/usr/bin", "/bin"])
+BARE_PATH = os.pathsep.join(
+    [
+        str(Path(sys.executable).parent),
+        *(
+            folder
+            for folder in os.environ["PATH"].split(os.pathsep)
+            if not Path(folder, "conda").exists() or Path(folder, "bash").exists()
+        ),
+    ]
+)
 """A PATH without conda."""
 
 
@@ -76,6 +87,12 @@ def copy_as_if_made(folder: Path, **values: Any) -> Path:
     return folder
 
 
+def needs(program: str) -> None:
+    """Skip the test where a program that mmnet does without is not on the PATH."""
+    if shutil.which(program) is None:
+        pytest.skip(f"{program} is not on the PATH")
+
+
 class edited_params:
     """Read params.yaml, let it be changed, write it back."""
 
@@ -110,13 +127,19 @@ def tool(
     )
 
 
-def snakemake(folder: Path, *arguments: str, path: str | None = None) -> Any:
-    """Run snakemake in a fork, which imports the copy's mmnet, and snakemake not again."""
+def snakemake(
+    folder: Path, *arguments: str, path: str | None = None, lacking: tuple[str, ...] = ()
+) -> Any:
+    """Run snakemake in a fork, which imports the copy's mmnet, and snakemake not again.
+
+    It is as if the Python lacked some packages.
+    """
     from snakemake.cli import main  # for those tests alone that call it
 
     def act() -> None:
         for name in [name for name in sys.modules if name.partition(".")[0] == "mmnet"]:
             del sys.modules[name]
+        sys.modules.update(dict.fromkeys(lacking))  # type: ignore[arg-type]
         warnings.resetwarnings()  # to pytest they are errors
         jobs: Any = sys.modules["snakemake.shell"]
         jobs.STDOUT = None  # this process's, where pytest's was when it was imported

@@ -117,6 +117,70 @@ def test_the_same_pythons_are_supported_everywhere() -> None:
     assert classified == pythons
 
 
+def claiming(path: Path, version: str) -> None:
+    """Make a stand-in for a Python, that claims its version to the Makefile's program."""
+    claim = f"import sys; sys.version_info = ({version.replace('.', ', ')}, 0); exec(sys.argv[1])"
+    path.write_text(f'#!/bin/sh\nexec {sys.executable} -c "{claim}" "$2"\n')
+    path.chmod(0o755)
+
+
+def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = ["make", "-f", str(ROOT / "Makefile"), *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("version", ["3.10", "3.9", "3.15", None])
+def test_make_refuses_an_unsupported_python_before_it_installs(
+    version: str | None, tmp_path: Path
+) -> None:
+    for lock in ("requirements.lock", "pyproject.toml"):
+        (tmp_path / lock).touch()
+    python = tmp_path / "python"
+    if version:
+        claiming(python, version)
+    refused = make(tmp_path, "table1", f"PYTHON={python}")
+    assert refused.returncode
+    assert f"PYTHON={python} is not Python" in refused.stderr
+    assert not (tmp_path / ".venv").exists()
+
+
+def test_a_venv_that_was_moved_or_lost_its_python_is_made_again(tmp_path: Path) -> None:
+    here, there = tmp_path / "it's {here}", tmp_path / "there"
+    here.mkdir()
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", here / ".venv"], check=True)
+    for file in ("requirements.lock", "pyproject.toml", ".venv/installed"):
+        (here / file).touch()
+
+    def installs(folder: Path) -> bool:
+        planned = make(folder, "-n", "table1").stdout
+        assert "results/table1.tex" in planned
+        return "-m venv --clear .venv" in planned
+
+    assert not installs(here)
+    shutil.copytree(here, there, symlinks=True)
+    assert installs(there)
+    shutil.rmtree(there)
+    here.rename(there)
+    assert installs(there)
+    there.rename(here)
+    assert not installs(here)
+    for python in (here / ".venv" / "bin").glob("python*"):
+        python.unlink()
+        python.symlink_to("/gone/python3")
+    assert installs(here)
+
+
+def test_make_lists_the_targets_for_a_mistyped_one(tmp_path: Path) -> None:
+    refused = make(tmp_path, "tabel1")
+    assert refused.returncode == 2
+    assert "no target tabel1" in refused.stderr
+    assert "\ntable1 " in refused.stderr
+
+
+def test_make_needs_no_conda() -> None:
+    assert "conda" not in "".join(re.findall(r"\n\t.*", (ROOT / "Makefile").read_text()))
+
+
 @pytest.mark.parametrize(
     ("versions", "chosen"),
     [
@@ -131,12 +195,7 @@ def test_make_takes_a_supported_python_of_the_path(
     versions: dict[str, str], chosen: str, tmp_path: Path
 ) -> None:
     for name, version in versions.items():
-        # A stand-in, that claims its version to the Makefile's program.
-        claim = (
-            f"import sys; sys.version_info = ({version.replace('.', ', ')}, 0); exec(sys.argv[1])"
-        )
-        (tmp_path / name).write_text(f'#!/bin/sh\nexec {sys.executable} -c "{claim}" "$2"\n')
-        (tmp_path / name).chmod(0o755)
+        claiming(tmp_path / name, version)
     done = subprocess.run(
         [shutil.which("make") or "make", "-sf", "-", "nothing"],
         input=f"include {ROOT / 'Makefile'}\n$(info $(PYTHON))\nnothing: ;\n",

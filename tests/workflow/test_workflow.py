@@ -7,6 +7,7 @@ import io
 import os
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -34,7 +35,9 @@ from support.tiny import ROOT, Tiny
 
 pytestmark = pytest.mark.xdist_group("workflow")  # the finished clone is made once
 RULES = [ROOT / "Snakefile", *sorted((ROOT / "workflow" / "rules").glob("*.smk"))]
-TABLE1 = "results/table1.tex"
+TABLE1, PARAMETERS = "results/table1.tex", "results/parameters.md"
+ODD = """{b} {{c}} é 'q' "r" $x `y` & ; # % ! ~ () [] * ? <> | = , @ ^ \\ +"""
+"""What a folder's name may have, of shells, of Snakemake and of URLs."""
 
 
 @pytest.fixture
@@ -51,7 +54,7 @@ def test_both_profiles_plan_everything_from_any_folder(tmp_path: Path) -> None:
     from_elsewhere = ("-s", str(folder / "Snakefile"), "-d", str(folder), "-n")
     mini = snakemake(tmp_path, *from_elsewhere)
     plan = planned(mini)
-    runs = {"train_mmnet": 19, "predict_masks": 19, "score_run": 19}
+    runs = {"train_mmnet": 20, "predict_masks": 20, "score_run": 20}
     data = {"fetch_archive": 4, "prepare_table": 3, "unpack_images": 1}
     assert plan.items() > {**runs, **data, "draw_shapes": 1, "pretrain_clip": 3}.items()
     assert "No conda on the PATH" in mini.stdout + mini.stderr
@@ -62,13 +65,43 @@ def test_both_profiles_plan_everything_from_any_folder(tmp_path: Path) -> None:
     assert not only_mini & paper.keys()
 
 
-def test_mistakes_in_params_stop_before_any_job(made: Path) -> None:
+def test_mistakes_stop_before_any_job(made: Path) -> None:
     override = '{"mini": {"train": {"device": "auto", "processes": 2}}}'
     asked = ("-n", "--config", f"profiles={override}", "--", TABLE1)
     output = refused(snakemake(made, *asked))
     assert "train.processes is 2" in output
     assert "gpu=2" in output
     assert planned(snakemake(made, "--resources", "gpu=2", *asked))["train_mmnet"] == 6
+    assert f"Did you mean {TABLE1}?" in refused(snakemake(made, "-n", "results/tabel1.tex"))
+    assert "Did you mean write_table1?" in refused(snakemake(made, "-n", "write_tabel1"))
+    score = "scores/mini/{}/seed3.json".format
+    assert f"No rule makes {score('nq_88')}." in refused(snakemake(made, "-n", score("nq_88")))
+
+
+def test_params_yaml_that_cannot_be_read_is_refused_with_its_line(clone: Path) -> None:
+    path = clone / "params.yaml"
+    path.write_bytes(b"# A comment.\n# \xe9\n" + path.read_bytes())
+    assert "line 2 has the byte 0xe9" in refused(snakemake(clone, "-n"))
+
+
+def test_a_python_with_snakemake_alone_says_what_it_lacks(made: Path) -> None:
+    said = refused(snakemake(made, "-n", lacking=("pydantic",)))
+    assert "lacks pydantic" in said
+    assert "make" in said
+
+
+def test_locks_of_a_killed_snakemake_are_removed(clone: Path) -> None:
+    lock = clone / ".snakemake" / "locks" / "0.output.lock"
+    lock.parent.mkdir(exist_ok=True)
+    lock.write_text(PARAMETERS)
+    asked = ("--cores", "1", "--force", "--", PARAMETERS)
+    marks = clone / ".snakemake" / "mmnet" / "running"
+    shutil.rmtree(marks, ignore_errors=True)
+    assert "--unlock" in refused(snakemake(clone, *asked))
+    # The process that was just refused is dead, and was the only one.
+    done = snakemake(clone, *asked)
+    assert done.returncode == 0, done.stderr
+    assert "Removed the locks" in done.stderr
 
 
 # Changes.
@@ -264,20 +297,46 @@ elif arguments[:2] == ["env", "create"]:
 """
 
 
-def test_conda_on_the_path_is_used_for_the_jobs(tmp_path: Path) -> None:
-    folder = copy_project(tmp_path / "clone")
+WITHOUT_NETWORK = """    print("CondaHTTPError: HTTP 000 CONNECTION FAILED\\nElapsed: -")
+    sys.exit(1)
+"""
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_conda_on_the_path_is_used_for_the_jobs_if_it_works(works: bool, tmp_path: Path) -> None:
+    # Snakemake formats the path of the environment's file.
+    folder = copy_project(tmp_path / "a {clone} {{ b")
     calls, prefix = tmp_path / "calls", tmp_path / "prefix"
     executable(prefix / "bin" / "activate", "")
     script = STAND_IN.format(python=sys.executable, calls=str(calls), prefix=str(prefix))
-    executable(tmp_path / "bin" / "conda", script)
+    executable(tmp_path / "bin" / "conda", script + ("" if works else WITHOUT_NETWORK))
     result = snakemake(
         folder,
-        *("--cores", "1", "--", "results/parameters.md"),
+        *("--cores", "1", "--", PARAMETERS),
         path=f"{tmp_path / 'bin'}{os.pathsep}{BARE_PATH}",
     )
     assert result.returncode == 0, result.stderr
     assert "env create" in calls.read_text()
-    assert (folder / "results" / "parameters.md").exists()
+    assert ("CondaHTTPError: HTTP 000" in result.stderr) != works
+    assert ("Activating conda environment" in result.stderr) == works
+    assert (folder / PARAMETERS).exists()
+
+
+def test_no_character_of_the_checkouts_path_is_taken_for_syntax(tmp_path: Path) -> None:
+    folder = copy_project(tmp_path / ODD)
+    done = snakemake(folder, "--cores", "1", "--", PARAMETERS)
+    assert done.returncode == 0, done.stderr
+    assert planned(snakemake(folder, "-n"))["train_mmnet"] == 2
+    reported = snakemake(folder, "--report", "results/report.html", "--", PARAMETERS)
+    assert reported.returncode == 0, reported.stderr
+    helped = subprocess.run(
+        ["make", "-sf", ROOT / "Makefile", "-f", "-", "where"],
+        input='where: ; @$(RUN) && echo "$${PATH%%:*}"\n',
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+    assert helped.stdout.strip() == f"{folder}/.venv/bin", helped.stderr
 
 
 def executable(path: Path, script: str) -> None:

@@ -1,45 +1,31 @@
 import re
-import sys
-from pathlib import Path
 
-import yaml
-from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
-
-sys.path.insert(0, workflow.basedir)
 
 from mmnet.config.code import code_hash
 from mmnet.config.load import load_params, write_resolved
 from mmnet.config.overrides import overrides_between
 from mmnet.config.paths import RESULTS
 from mmnet.config.tables import TABLES, TITLES, runs_of, without_mmp
-from mmnet.pipeline.workflow import Workflow, as_json, cores, gpus, run_without_conda
-from mmnet.runtime.errors import MMNetError
-
-ENVIRONMENT = "../../environment.yml"
-
-if run_without_conda(workflow.deployment_settings):
-    logger.warning("No conda on the PATH: the jobs run in this Python's environment.")
-
-PARAMS_FILE = Path("params.yaml")
-OVERRIDES = overrides_between(
-    yaml.safe_load(PARAMS_FILE.read_text(encoding="utf-8")), config
+from mmnet.pipeline.snakemake import (
+    name_nearest_target,
+    remove_dead_locks,
+    run_in_conda_or_here,
 )
+from mmnet.pipeline.workflow import Workflow, as_json, cores, gpus
 
-
-def checked(function, *arguments):
-    """Call a function of the package, its errors in one line."""
-    try:
-        return function(*arguments)
-    except MMNetError as error:
-        raise WorkflowError(str(error)) from None
-
+# Snakemake formats the path: braces of the folder's name are doubled.
+ENVIRONMENT = re.sub("[{}]", r"\g<0>\g<0>", f"{workflow.basedir}/environment.yml")
+OVERRIDES = overrides_between(VALUES, config)
 
 # The whole of params.yaml is checked here, before any job: a mistake in one experiment must not
 # show after hours of another.
 GPU_LIMIT = workflow.global_resources.get("gpu")  # none of a queue's
 PARAMS = checked(load_params, PARAMS_FILE, OVERRIDES)
 WORKFLOW = checked(Workflow, PARAMS, GPU_LIMIT.value if GPU_LIMIT else None)
+checked(run_in_conda_or_here, workflow, logger.warning)
+if workflow.is_main_process and remove_dead_locks():
+    logger.warning("Removed the locks of a killed Snakemake.")
 PROFILE, PATHS, SHOWN = PARAMS.active, WORKFLOW.paths, WORKFLOW.shown
 LOGS = Path("logs") / PARAMS.profile
 DATASETS = list(PROFILE.datasets)

@@ -47,6 +47,8 @@ if runs_of("readings", PARAMS):
             LOGS / "write_readings.log",
         conda:
             ENVIRONMENT
+        resources:
+            **WORKFLOW.resources("prepare"),
         params:
             **WORKFLOW.table_params("readings"),
             code=code_hash("tables"),

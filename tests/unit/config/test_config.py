@@ -268,6 +268,36 @@ def test_a_file_that_is_no_mapping_is_refused(content: bytes, reason: str, tmp_p
     assert reason in refusal(path=path)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("profile: mini", "profile: \udce9", "line 2 has the byte 0xe9"),
+        ("profile: mini", "\tprofile: mini", "line 2, column 1"),
+        ("profile: mini", "profile: mini\0", "line 2 has the control character 0x00"),
+        ("profile: mini", "profile:\xa0mini", "Line 2 has U+00A0 (no-break"),
+        ("seeds: [0]", "seeds: [\u30000]", "Line 3 has U+3000 (ideographic space)"),
+        ("profile: mini", "pro\u200bfile: mini", "Line 2 has U+200B"),
+        ("profile: mini", "profile: \u2018mini\u2019", "Line 2 has U+2018"),
+        ("profile: mini", "profile\uff1amini", "Line 2 has U+FF1A"),
+        ("profile: mini", "<<<<<<< HEAD\nprofile: mini", "Line 2 is a mark of a merge"),
+        ("profile: mini", "profile: mini\n=======", "Line 3 is a mark of a merge"),
+        ("seeds: [0]", "seeds: [2026-13-01]", "month"),
+    ],
+)
+def test_what_an_editor_does_not_show_is_named_with_its_line(
+    old: str, new: str, reason: str, tmp_path: Path
+) -> None:
+    path = edited(tmp_path, old, "HERE")
+    path.write_bytes(path.read_bytes().replace(b"HERE", new.encode("utf-8", "surrogateescape")))
+    assert reason in refusal(path=path)
+
+
+def test_a_byte_order_mark_and_other_line_ends_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_bytes(b"\xef\xbb\xbf" + PARAMS.read_bytes().replace(b"\n", b"\r\n"))
+    assert load_params(path) == load_params(PARAMS)
+
+
 def test_an_unreadable_file_is_refused(tmp_path: Path) -> None:
     assert "not found" in refusal(path=tmp_path / "params.yaml")
     assert "cannot be read" in refusal(path=tmp_path)

@@ -1,17 +1,13 @@
 """What the Snakefile asks of params.yaml, without Snakemake."""
 
-import os
 import re
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-from snakemake_interface_executor_plugins.settings import DeploymentMethod
 
 from mmnet.config.load import load_params, write_resolved
 from mmnet.config.paths import Paths
-from mmnet.pipeline.workflow import Workflow, cores, gpus, run_without_conda
+from mmnet.pipeline.workflow import Workflow, cores, gpus
 from mmnet.runtime.errors import ConfigError
 from support.tiny import ROOT
 
@@ -171,16 +167,3 @@ def test_jobs_ask_for_their_cores_gpus_and_queue() -> None:
     asked = {"mem_mb": 7, "runtime": 9}
     assert mini.resources("train") == {**asked, "slurm_partition": "long"}
     assert mini.resources("predict").keys() == asked.keys()
-
-
-@pytest.mark.parametrize(("conda", "is_dropped"), [(None, True), ("/bin/conda", False)])
-def test_use_conda_without_conda_runs_this_python(
-    conda: str | None, is_dropped: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("shutil.which", lambda name: conda)
-    monkeypatch.setenv("PATH", "/somewhere")
-    settings = SimpleNamespace(deployment_method={DeploymentMethod.CONDA})
-    assert run_without_conda(settings) == is_dropped
-    assert settings.deployment_method == (set() if is_dropped else {DeploymentMethod.CONDA})
-    assert os.environ["PATH"].split(os.pathsep) == [str(Path(sys.executable).parent), "/somewhere"]
-    assert not run_without_conda(SimpleNamespace(deployment_method=set()))

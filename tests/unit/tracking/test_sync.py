@@ -21,6 +21,7 @@ from mmnet.tracking import live
 from mmnet.tracking.provenance import check_clean, revision, say_revision
 from mmnet.tracking.record import begin
 from mmnet.tracking.store import Store, database_of, one_line
+from support.project import needs
 from support.tiny import ROOT, Tiny
 from support.tracking import (
     RUN,
@@ -219,6 +220,7 @@ def test_a_dirty_tree_is_refused_where_a_clean_one_is_required(
     command = ["train", *RUN, *SETTINGS, "--set", "mlflow.require_clean=true"]
     (project / ".gitignore").write_text("/data/\n")
     assert "git" in mistake(capsys, *command)
+    needs("git")
     git = ["git", "-c", "user.name=me", "-c", "user.email=me@localhost"]
     for arguments in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "All"]):
         subprocess.run([*git, *arguments], check=True, cwd=project)
