@@ -4,7 +4,6 @@ These functions change internals of the one Snakemake that reads our Snakefile.
 """
 
 import atexit
-import fcntl
 import json
 import os
 import platform
@@ -17,6 +16,8 @@ from collections.abc import Callable, Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from mmnet.config.messages import did_you_mean
 from mmnet.runtime.errors import MMNetError
@@ -134,7 +135,7 @@ def _telling_line(output: str) -> str:
     )
 
 
-_OPEN: list[Any] = []  # locked as long as this process lives
+_HELD: list[FileLock] = []  # locked as long as this process lives
 
 
 def remove_dead_locks(folder: Path = Path(".snakemake")) -> bool:
@@ -144,7 +145,7 @@ def remove_dead_locks(folder: Path = Path(".snakemake")) -> bool:
     locked, named after machine and process: the system unlocks it when the process ends, however.
     Another machine's cannot be judged from here, nor can locks older than this file.
     """
-    marks = folder / "mmnet" / "running"
+    marks = folder / "running"
     marks.mkdir(parents=True, exist_ok=True)
     before, here = [*marks.iterdir()], f"{platform.node()}."
     dead = [mark for mark in before if mark.name.startswith(here) and _lock(mark)]
@@ -158,13 +159,12 @@ def remove_dead_locks(folder: Path = Path(".snakemake")) -> bool:
 
 
 def _lock(path: Path) -> bool:
-    file = path.open("a")
+    lock = FileLock(path)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # held by another, or a file system without locks
-        file.close()
+        lock.acquire(blocking=False)
+    except (Timeout, NotImplementedError, OSError):  # held by another, or locks are not supported
         return False
-    _OPEN.append(file)
+    _HELD.append(lock)
     return True
 
 

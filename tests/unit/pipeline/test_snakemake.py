@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import snakemake.api  # noqa: F401: its other modules cannot be imported first
 from snakemake_interface_executor_plugins.settings import DeploymentMethod
 
 from mmnet.pipeline.snakemake import (
@@ -90,7 +91,7 @@ def test_locks_are_removed_once_every_process_that_may_hold_them_is_dead(tmp_pat
     lock = tmp_path / "locks" / "0.output.lock"
     lock.parent.mkdir()
     lock.touch()
-    marks = tmp_path / "mmnet" / "running"
+    marks = tmp_path / "running"
 
     def hold() -> None:
         remove_dead_locks(tmp_path)
