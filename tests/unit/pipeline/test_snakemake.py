@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import snakemake.api  # noqa: F401: its other modules cannot be imported first
+import snakemake.api  # noqa: F401 (others cannot be imported first)
 from snakemake_interface_executor_plugins.settings import DeploymentMethod
 
 from mmnet.pipeline.snakemake import (
