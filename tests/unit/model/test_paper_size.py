@@ -208,6 +208,9 @@ def test_one_step_has_every_symbol_of_the_paper_and_a_gradient_for_every_paramet
 ) -> None:
     (mmnet,) = loaded
     mmnet.train()
+    for part in mmnet.modules():
+        if isinstance(part, torch.nn.BatchNorm1d):
+            part.eval()  # one vector has no statistics
     found: dict[str, Tensor] = {}
     hooks = [
         mmnet.get_submodule(part).register_forward_hook(noting(found, inputs, outputs))
@@ -353,9 +356,10 @@ def prepared(config: Config, folder: Path, *, image_id: int) -> tuple[Path, Path
     (copy / "instances.json").write_bytes((SLICE / "refcoco" / "instances.json").read_bytes())
     refs = pickle.loads((SLICE / "refcoco" / "refs(unc).p").read_bytes())
     refs = [ref for ref in refs if ref["image_id"] == image_id]
-    (copy / "refs(unc).p").write_bytes(
-        pickle.dumps([*refs, {**refs[0], "ref_id": 10**6, "split": "train"}])
-    )
+    said = [{**s, "sent_id": 10**6 + i} for i, s in enumerate(refs[0]["sentences"])]
+    own = {"ref_id": 10**6, "sentences": said, "sent_ids": [s["sent_id"] for s in said]}
+    train = {**refs[0], **own, "split": "train"}
+    (copy / "refs(unc).p").write_bytes(pickle.dumps([*refs, train]))
     table = folder / "refcoco.parquet"
     prepare_table("refcoco", config.dataset, archive=copy, output=table)
     unpack_images(
