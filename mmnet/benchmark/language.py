@@ -46,6 +46,9 @@ KINDS = tuple(kinds for n in range(5) for kinds in combinations(ATTRIBUTES, n))
 WEIGHT = {0: 1.0, 1: 0.5, 2: 3.0, 3: 1.5, 4: 0.4}
 NAMELESS = 0.3
 
+KEY_WORDS = "sent_id,split,sentence,key,other"
+"""The head of key_words.csv."""
+
 COUNTS, COUNT_WEIGHTS = (2, 3, 4), (0.2, 0.6, 0.2)
 TRIES = 30
 

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 
-from mmnet.benchmark.language import Record, Speaker, Thing
+from mmnet.benchmark.language import KEY_WORDS, Record, Speaker, Thing
 from mmnet.benchmark.words import COLOURS, GROUPS, SHAPES
 from mmnet.runtime.errors import DataError
 from mmnet.runtime.files import atomic_write, checksum
@@ -38,7 +38,6 @@ DATASETS = {
 
 SUPERSAMPLING = 8  # Pillow fills border pixels too: masks are exact only at a finer scale
 VISIBLE = 0.6  # the smallest share of a thing that must be visible
-KEY_WORDS_HEAD = "sent_id,split,sentence,key,other"
 HEADER = {
     "info": {"description": "Procedural referring segmentation"},
     "licenses": [{"id": 1, "name": "Apache-2.0"}],
@@ -229,7 +228,7 @@ def write_mirror(
     photos: dict[str, list[Record]] = {source: [] for source in SPLITS}
     annotations: dict[str, list[Record]] = {source: [] for source in SPLITS}
     refs: dict[str, list[Record]] = {dataset: [] for dataset in DATASETS}
-    key_words = [KEY_WORDS_HEAD]
+    key_words = [KEY_WORDS]
     # Stored uncompressed with a date of 1980: the bytes depend on the content alone.
     with atomic_write(folder / "train2014.zip", "wb") as file, ZipFile(file, "w") as archive:
         drawn = scenes(seed=seed, image_sizes=image_sizes, images=images)

@@ -1,10 +1,9 @@
 """The words of the mini benchmark."""
 
-WORDS = {
-    "large": ("large", "big"),
-    "small": ("small", "little"),
-}
+WORDS = {"large": ("large", "big"), "small": ("small", "little")}
+"""Size -> the words for it."""
 WITH = {"striped": "with stripes"}
+"""Pattern -> words after the noun."""
 SIDE = {
     "left": ("on the left", "on left", "on the left side"),
     "right": ("on the right", "on right", "on the right side"),
@@ -33,8 +32,8 @@ COLOURS = {
 }
 """Word -> red, green, blue."""
 KIND_OF = {
-    **dict.fromkeys(("large", "big", "small", "little"), "size"),
-    **dict.fromkeys(("plain", "striped", "stripes"), "pattern"),
+    **dict.fromkeys((word for words in WORDS.values() for word in words), "size"),
+    **dict.fromkeys(("plain", *WITH, *(phrase.split()[-1] for phrase in WITH.values())), "pattern"),
     **dict.fromkeys(COLOURS, "colour"),
     **dict.fromkeys(SHAPES, "shape"),
 }

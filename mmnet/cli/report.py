@@ -28,8 +28,7 @@ def report(arguments: argparse.Namespace) -> None:
     elif arguments.table == "readings":
         from mmnet.report.tables.readings import write_readings
 
-        metrics = lambda *run: paths.run(*run).metrics  # noqa: E731
-        write_readings(_rows_of(paths), metrics, RESULTS, params=params)
+        write_readings(_rows_of(paths), _metrics_of(paths), RESULTS, params=params)
     elif arguments.table == "parameters":
         from mmnet.report.pages.parameters import write_parameters
 
@@ -51,6 +50,10 @@ def report(arguments: argparse.Namespace) -> None:
 
 def _rows_of(paths: Paths) -> Callable[[str, int], Path]:
     return lambda experiment, seed: paths.run(experiment, seed).rows
+
+
+def _metrics_of(paths: Paths) -> Callable[[str, int], Path]:
+    return lambda experiment, seed: paths.run(experiment, seed).metrics
 
 
 def _existing_scores(table: str, params: Params, paths: Paths) -> list[Path]:
@@ -76,7 +79,7 @@ def curves(arguments: argparse.Namespace) -> None:
     from mmnet.report.pages.curves import write_curves
 
     params, paths = load(arguments)
-    write_curves(lambda *run: paths.run(*run).metrics, RESULTS, params=params)
+    write_curves(_metrics_of(paths), RESULTS, params=params)
 
 
 def paper(arguments: argparse.Namespace) -> None:

@@ -15,9 +15,9 @@ from mmnet.data.tokenizer import EOS, SOS
 from mmnet.data.transforms import logits_to_image, normalise
 from mmnet.evaluate.examples import about_run, items_of, write_arrays
 from mmnet.evaluate.metrics import iou, query_means
-from mmnet.evaluate.predict import load_model
+from mmnet.evaluate.predict import load_model, read_batch
 from mmnet.evaluate.selection import QUERY_RULE, choose_sentence, read_rows
-from mmnet.model.mmnet import ImageFeatures, MMNet
+from mmnet.model.mmnet import MMNet
 from mmnet.runtime.errors import ConfigError
 from mmnet.runtime.progress import track
 
@@ -79,13 +79,9 @@ def read_key_words(
         places = [i for i, sent_id in enumerate(batch.rows["sent_id"]) if sent_id in keys.index]
         if not places:
             continue
-        features = model.eval().encode_image(normalise(batch.images.to(device)))
-        of_image = batch.image_of_sentence[places].to(device)
-        tokens = batch.tokens[places]
-        per_sentence = ImageFeatures(*(feature[of_image] for feature in features))
-        attention = model.decode(per_sentence, tokens.to(device))[2].float().cpu()
-        for place, of_sentence in zip(places, attention, strict=True):
-            words, merged = merge_words(batch.tokens[place], of_sentence)
+        attention = read_batch(model, batch, device).attention.float().cpu()
+        for place in places:
+            words, merged = merge_words(batch.tokens[place], attention[place])
             line = keys.loc[batch.rows["sent_id"].iloc[place]]
             read = [merged[:, words.index(line[which])] for which in ("key", "other")]
             found.append([float(x) for x in (*map(torch.mean, read), *map(torch.max, read))])

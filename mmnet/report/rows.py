@@ -35,6 +35,10 @@ class Runs:
     missing: dict[str, list[str]] = field(default_factory=dict)
     """Experiment → its runs that have no rows."""
 
+    @property
+    def missing_names(self) -> str:
+        return ", ".join(name for names in self.missing.values() for name in names)
+
     def of(self, experiment: str, split: str) -> list[pd.DataFrame]:
         return [rows.loc[[split]] for rows in self.rows.get(experiment, [])]
 

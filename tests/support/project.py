@@ -17,8 +17,8 @@ import yaml
 from support.forks import ended, forked
 from support.tiny import ROOT
 
-PARTS = ["Snakefile", "workflow", "profiles", "mmnet", "params.yaml", "environment.yml"]
-PARTS += ["pyproject.toml"]
+PARTS = ["Snakefile", "workflow", "profiles", "mmnet", "params.yaml"]
+PARTS += ["environment.yml", "pyproject.toml"]
 TINY: dict[str, Any] = {
     "shapes": {
         "seed": 0,

@@ -44,10 +44,10 @@ def write_claims(rows_of: RowsOf, folder: Path, *, params: Params) -> None:
     """
     runs = read_runs(wanted_runs(params), rows_of, params)
     if runs.missing and not params.allow_missing:
-        names = ", ".join(name for missing in runs.missing.values() for name in missing)
         raise DataError(
-            f"claims ({params.profile}): no rows of {names}. Train and predict them: snakemake "
-            "does when asked for results/claims.md. Or set allow_missing: true in params.yaml."
+            f"claims ({params.profile}): no rows of {runs.missing_names}. Train and predict "
+            "them: snakemake does when asked for results/claims.md. Or set allow_missing: true in "
+            "params.yaml."
         )
     claims = [_tested(claim, runs, params) for claim in CLAIMS]
     about: Values = {"profile": params.profile, "about": _about(params), "seeds": params.seeds}

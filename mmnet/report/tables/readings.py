@@ -4,7 +4,8 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ import pandas as pd
 from mmnet.config.identity import flat
 from mmnet.config.schema import Config, Params
 from mmnet.config.tables import MIN_SEEDS, configs_of, runs_of
-from mmnet.report.interval import LEVEL, Arm, difference
+from mmnet.report.interval import LEVEL, Arm, Difference, difference
 from mmnet.report.render import render
 from mmnet.report.rows import MECHANISM, RowsOf, Runs, read_runs
 from mmnet.report.tables.common import TITLES
@@ -41,11 +42,11 @@ def write_readings(
     base, changes = compared(params)
     runs = read_runs(runs_of(NAME, params), rows_of, params)
     if runs.missing:
-        names = ", ".join(name for of_experiment in runs.missing.values() for name in of_experiment)
-        raise DataError(f"{NAME} ({params.profile}): no rows of {names}. Run: make {NAME}.")
-    lines = [_line(runs, base, base.experiment, "", "", "", params)]
-    for config, (key, default, changed) in changes:
-        lines.append(_line(runs, base, config.experiment, key, default, changed, params))
+        raise DataError(
+            f"{NAME} ({params.profile}): no rows of {runs.missing_names}. Run: make {NAME}."
+        )
+    own = Change(base.experiment, "default", "", "")
+    lines = [_line(change, base, runs, params) for change in (own, *changes)]
     lines.append(_last_checkpoint(metrics_of, base, params))
     frame = pd.DataFrame(lines, columns=COLUMNS)
     table = _table(frame, base, params)
@@ -55,8 +56,20 @@ def write_readings(
             file.write(text)
 
 
-def compared(params: Params) -> tuple[Config, list[tuple[Config, tuple[str, str, str]]]]:
-    """Return the default, and each changed run with the one key, and both its values."""
+class Change(NamedTuple):
+    experiment: str
+    key: str
+    """Of its values, dotted."""
+    default: str
+    changed: str
+
+
+def compared(params: Params) -> tuple[Config, list[Change]]:
+    """Return the default's run, and what each other one changes.
+
+    Raises:
+        ConfigError: there are no such runs, or one changes more than one value.
+    """
     configs = configs_of(NAME, params)
     if not configs:
         raise ConfigError(
@@ -73,22 +86,17 @@ def compared(params: Params) -> tuple[Config, list[tuple[Config, tuple[str, str,
                 f"{NAME} changes one value at a time. Make it one."
             )
         for key in differing:  # none: it is the default of this profile
-            changes.append((config, (key, _shown(values[key]), _shown(own[key]))))
+            change = Change(config.experiment, key, _shown(values[key]), _shown(own[key]))
+            changes.append(change)
     return base, changes
 
 
-def _line(
-    runs: Runs, base: Config, name: str, key: str, default: str, changed: str, params: Params
-) -> dict[str, object]:
-    arm, against = (runs.arm(of, SPLIT, METRIC) for of in (name, base.experiment))
-    line: dict[str, object] = {
-        **{"reading": key or "default", "default": default, "changed": changed},
-        **_about(arm, params),
-        **runs.queries(name, SPLIT),
-    }
-    if name != base.experiment:
-        gap = difference([(1.0, arm), (-1.0, against)])
-        line |= _interval(gap.points, gap.interval() if gap.is_of_methods else None)
+def _line(change: Change, base: Config, runs: Runs, params: Params) -> dict[str, object]:
+    arm, against = (runs.arm(of, SPLIT, METRIC) for of in (change.experiment, base.experiment))
+    line = _about(change.key, change.default, change.changed, arm.values.tolist(), params)
+    line |= runs.queries(change.experiment, SPLIT)
+    if change.experiment != base.experiment:
+        line |= _interval(difference([(1.0, arm), (-1.0, against)]))
     return line
 
 
@@ -105,31 +113,28 @@ def _last_checkpoint(
             values.append(100 * epochs[-1])
         except (OSError, ValueError, KeyError, IndexError, TypeError):
             raise DataError(f"{path}: not the metrics of a run. Run: make {NAME}.") from None
+    # Of the trainings alone: no image moves the gap.
     arm = Arm(values=np.array(gaps), shares=np.zeros((len(gaps), 2)))
-    gap = difference([(1.0, arm)])
-    line = {"reading": "checkpoint", "default": "best on val", "changed": "last"}
-    about = _about(Arm(values=np.array(values), shares=arm.shares), params)
-    return {
-        **line,
-        **about,
-        **_interval(gap.points, gap.interval() if gap.is_of_methods else None),
-    }
+    line = _about("checkpoint", "best on val", "last", values, params)
+    return line | _interval(difference([(1.0, arm)]))
 
 
-def _about(arm: Arm, params: Params) -> dict[str, object]:
-    values = arm.values.tolist()
-    spread = float(arm.values.std(ddof=1)) if len(values) > 1 else None
+def _about(
+    reading: str, default: str, changed: str, values: list[float], params: Params
+) -> dict[str, object]:
     return {
-        **{"seeds": len(values), "val_mIoU": fmean(values), "sd": spread},
+        **{"reading": reading, "default": default, "changed": changed, "seeds": len(values)},
+        **{"val_mIoU": fmean(values), "sd": stdev(values) if len(values) > 1 else None},
         "profile": params.profile,
     }
 
 
-def _interval(points: float, ends: tuple[float, float] | None) -> dict[str, object]:
-    if ends is None:
-        return {"difference": points}
-    resolved = ends[0] > 0 or ends[1] < 0
-    return {"difference": points, "low": ends[0], "high": ends[1], "resolved": resolved}
+def _interval(gap: Difference) -> dict[str, object]:
+    if not gap.is_of_methods:
+        return {"difference": gap.points}
+    low, high = gap.interval()
+    resolved = low > 0 or high < 0
+    return {"difference": gap.points, "low": low, "high": high, "resolved": resolved}
 
 
 def _table(frame: pd.DataFrame, base: Config, params: Params) -> Table:

@@ -108,7 +108,7 @@ def test_every_reading_changes_one_value_of_either_profile(profile: str) -> None
     params = params_with_readings(f"profile={profile}")
     base, changes = compared(params)
     assert base.experiment == "nq_24"
-    keys = [(key, changed) for _, (key, _, changed) in changes]
+    keys = [(change.key, change.changed) for change in changes]
     assert len(set(keys)) == len(keys)
     open_readings = {
         *("model.estimator_residual", "model.vector_norm", "model.generator_init"),
