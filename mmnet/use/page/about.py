@@ -1,0 +1,81 @@
+"""What the page says of a model, and example pictures of its own val split."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mmnet.config.paths import Paths
+from mmnet.data.refer import read_table
+from mmnet.runtime.errors import DataError
+from mmnet.runtime.files import read_json
+
+TITLES = {"refcoco": "RefCOCO", "refcoco+": "RefCOCO+", "refcocog": "G-Ref"}
+EXAMPLES = 6
+
+
+class Example(NamedTuple):
+    file: Path
+    sentence: str
+
+
+class About(NamedTuple):
+    name: str
+    facts: list[tuple[str, str]]
+    """In order: what it is, and its value."""
+    words: int
+    """L, the tokens of a sentence that the model reads."""
+    examples: list[Example]
+
+    def as_json(self) -> dict[str, Any]:
+        return {**self._asdict(), "examples": [example.sentence for example in self.examples]}
+
+
+def about(checkpoint: Path, values: dict[str, Any]) -> About:
+    """Return what is known of a checkpoint: from its values, and the files beside it."""
+    folder = checkpoint.resolve().parent
+    run = read_json(folder / "run.json")
+    name = run.get("experiment") or folder.name
+    model, dataset = values["model"], values["dataset_name"]
+    is_mini = values["profile"] == "mini"
+    facts = [
+        ("Model", name),
+        ("Backbone", values["tower"]["architecture"]),
+        ("Trained on", f"{TITLES[dataset]}{', procedural benchmark' if is_mini else ''}"),
+        ("Queries", str(model["num_queries"])),
+    ]
+    if (best := best_miou(folder / "metrics.jsonl")) is not None:
+        facts.append(("val mIoU", f"{100 * best:.1f} %"))
+    examples = examples_of(folder, values["profile"], dataset)
+    return About(name, facts, values["dataset"]["max_length"], examples)
+
+
+def best_miou(metrics: Path) -> float | None:
+    """Return the mIoU on val of a training's best epoch; None where the file does not say."""
+    try:
+        lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+        return max(float(line["val"]["mIoU"]) for line in lines)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def examples_of(folder: Path, profile: str, dataset: str) -> list[Example]:
+    """Return pictures of a run's val split, evenly apart, each with a sentence.
+
+    None where the run's data are not there: elsewhere than in its repository.
+    """
+    if len(folder.parents) < 4:
+        return []
+    paths = Paths(profile, folder.parents[3])
+    try:
+        rows = read_table(paths.table(dataset), ["val"])
+    except DataError:
+        return []
+    # Of each picture its first sentence, of three words or more where it has one.
+    short = rows["sentence"].str.split().str.len() < 3
+    firsts = rows.assign(short=short).sort_values(["image_id", "short", "sent_id"])
+    firsts = firsts.drop_duplicates("image_id")
+    count = min(EXAMPLES, len(firsts))
+    chosen = firsts.iloc[[number * len(firsts) // count for number in range(count)]]
+    pairs = zip(chosen["file"], chosen["sentence"], strict=True)
+    found = [Example(paths.images / file, sentence) for file, sentence in pairs]
+    return [example for example in found if example.file.is_file()]

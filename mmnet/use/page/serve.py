@@ -1,0 +1,67 @@
+"""`mmnet serve`: the page on this computer's own address, until a signal ends it."""
+
+import os
+import signal
+import socket
+import sys
+import webbrowser
+from types import FrameType
+
+import uvicorn
+
+from mmnet.runtime.errors import MMNetError
+from mmnet.use.page.about import About
+from mmnet.use.page.app import application
+from mmnet.use.page.worker import Worker
+
+HOST = "127.0.0.1"
+
+
+def bound(port: int) -> socket.socket:
+    """Return a socket that listens at a port of this computer; 0 takes a free one.
+
+    Raises:
+        MMNetError: the port is taken, or not allowed.
+    """
+    try:
+        return socket.create_server((HOST, port), backlog=128)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise MMNetError(f"port {port}: {reason}. Choose another one: --port 0 takes a free one.") from None
+
+
+def serve(worker: Worker, about: About, listening: socket.socket, *, opens: bool = False) -> None:
+    """Answer requests until SIGINT or SIGTERM, which end all that waits at once."""
+    server = uvicorn.Server(
+        uvicorn.Config(
+            application(worker, about),
+            log_level="critical",
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            timeout_graceful_shutdown=0,
+        )
+    )
+    address = f"http://{HOST}:{listening.getsockname()[1]}"
+    print(f"In a browser: {address}  (Ctrl-C ends it)", flush=True)
+    if opens and has_browser():
+        webbrowser.open(address)
+    # uvicorn raises its signal again once it has ended; that is what ended it, and no error.
+    before = {number: signal.signal(number, _ignore) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        server.run(sockets=[listening])
+    finally:
+        worker.close()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def has_browser() -> bool:
+    """Whether a browser with a window can be opened; one in the terminal would hide the address."""
+    if sys.platform == "darwin":
+        return True
+    return any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+
+
+def _ignore(number: int, frame: FrameType | None) -> None:
+    pass
