@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from mmnet.config.paths import Paths
 from mmnet.data.refer import read_table
 from mmnet.runtime.errors import DataError
-from mmnet.runtime.files import read_json
+from mmnet.use.config import InferenceConfig
 
 TITLES = {"refcoco": "RefCOCO", "refcoco+": "RefCOCO+", "refcocog": "G-Ref"}
 EXAMPLES = 6
@@ -30,23 +30,18 @@ class About(NamedTuple):
         return {**self._asdict(), "examples": [example.sentence for example in self.examples]}
 
 
-def about(checkpoint: Path, values: dict[str, Any]) -> About:
-    """Return what is known of a checkpoint: from its values, and the files beside it."""
-    folder = checkpoint.resolve().parent
-    run = read_json(folder / "run.json")
-    name = run.get("experiment") or folder.name
-    model, dataset = values["model"], values["dataset_name"]
-    is_mini = values["profile"] == "mini"
+def about(config: InferenceConfig, folder: Path) -> About:
+    """Return what is known of a model: from its config, and the files of its folder."""
+    folder = folder.resolve()
+    data = TITLES[config.dataset] + (", procedural benchmark" if config.profile == "mini" else "")
     facts = [
-        ("Model", name),
-        ("Backbone", values["tower"]["architecture"]),
-        ("Trained on", f"{TITLES[dataset]}{', procedural benchmark' if is_mini else ''}"),
-        ("Queries", str(model["num_queries"])),
+        *(("Model", config.name), ("Backbone", config.architecture), ("Trained on", data)),
+        ("Queries", str(config.model.num_queries)),
     ]
     if (best := best_miou(folder / "metrics.jsonl")) is not None:
         facts.append(("val mIoU", f"{100 * best:.1f} %"))
-    examples = examples_of(folder, values["profile"], dataset)
-    return About(name, facts, values["dataset"]["max_length"], examples)
+    examples = examples_of(folder, config.profile, config.dataset)
+    return About(config.name, facts, config.max_length, examples)
 
 
 def best_miou(metrics: Path) -> float | None:

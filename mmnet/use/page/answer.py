@@ -2,29 +2,97 @@
 
 import base64
 import io
+import math
 import time
 from typing import Any
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from PIL import Image
 
+from mmnet.evaluate.queries import merge_words
+from mmnet.use.model import Picture
+
 MAP = 512
-"""Longest side of the probabilities that the page gets."""
+"""Longest side of the probabilities that the page gets, in pixels."""
 QUERY_MAP = 160
 """The same, of each query's mask."""
 
 
-def answer_of(picture: Any, sentence: str) -> dict[str, Any]:
-    return picture.stub_answer(sentence)
+def answer(picture: Picture, sentence: str) -> dict[str, Any]:
+    """Return a sentence's mask, and what each query makes of it, for JSON.
+
+    Raises:
+        DataError: the sentence is empty.
+    """
+    start = time.perf_counter()
+    found = picture.find(sentence)
+    return {
+        "threshold": found.threshold,
+        "confidence": found.confidence,
+        "area": found.area,
+        "cut": found.cut,
+        "probability": png(found.probability_at(*_fitted(picture, MAP))),
+        **_queries(picture, sentence),
+        "seconds": time.perf_counter() - start,
+    }
 
 
-def mask_of(picture: Any, sentence: str, threshold: float | None) -> bytes:
-    return picture.stub_mask(sentence, threshold)
-
-
-def png(values: Any) -> str:
-    """Return numbers from 0 to 1 (h, w) as a grey 8-bit PNG, in base64."""
-    grey = np.clip(np.rint(255 * np.asarray(values)), 0, 255).astype(np.uint8)
+def mask_png(picture: Picture, sentence: str, threshold: float | None) -> bytes:
+    """Return a sentence's mask as a PNG of 0 and 255, at the picture's size."""
     file = io.BytesIO()
-    Image.fromarray(grey).save(file, "PNG")
+    Image.fromarray(picture.find(sentence, threshold).mask).save(file, "PNG")
+    return file.getvalue()
+
+
+def png(values: NDArray[np.float32]) -> str:
+    """Return numbers from 0 to 1, (h, w), as a grey 8-bit PNG in base64."""
+    file = io.BytesIO()
+    Image.fromarray(np.rint(255 * values).astype(np.uint8)).save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode()
+
+
+@torch.inference_mode()
+def _queries(picture: Picture, sentence: str) -> dict[str, Any]:
+    """Return the queries by falling score: number, score, attention to each word, mask."""
+    network = picture.model.network
+    if picture.model.config.model.mmp:
+        read = picture.queries(sentence)
+        words, attention, scores = read.words, read.attention, read.scores
+        masks = [png(mask) for mask in read.masks_at(*_fitted(picture, QUERY_MAP))]
+        diversity = _in_words(read.measures, len(scores))
+    else:  # one mask of all queries together
+        tokens, _ = picture.model.tokenize([sentence])
+        made = network.read(picture.features, tokens)
+        words, merged = merge_words(tokens[0].cpu(), made.attention[0].float().cpu())
+        attention, scores = merged.numpy(), made.made.s_q[0].float().cpu().numpy()
+        masks = [None] * len(scores)
+        diversity = "This model has no MMP: all its queries make one mask together."
+    queries = [
+        {"number": n + 1, "score": float(scores[n]), "attention": attention[n].tolist()}
+        | {"mask": masks[n]}
+        for n in np.argsort(-scores, kind="stable").tolist()
+    ]
+    return {
+        **{"words": words, "queries": queries, "scored": network.has_scores},
+        "diversity": diversity,
+    }
+
+
+def _in_words(measures: dict[str, float], n: int) -> str:
+    """Return how different N_q queries are, in one line."""
+    if n == 1:
+        return "This model has one query."
+    masks, attention = measures["mask_spread"], measures["attention_variation"]
+    line = f"Their masks differ by {masks:.0%}, what they read by {attention:.0%}"
+    if not math.isnan(count := measures["effective_queries"]):
+        line = f"{n} queries that count as {count:.1f} different ones. {line}"
+    return f"{line} (0%: all alike)."
+
+
+def _fitted(picture: Picture, longest: int) -> tuple[int, int]:
+    """Return height and width of a picture made smaller, if need be, to a longest side."""
+    height, width = picture.size
+    scale = min(1.0, longest / max(height, width))
+    return max(1, round(scale * height)), max(1, round(scale * width))

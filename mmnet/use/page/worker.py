@@ -4,21 +4,25 @@ import asyncio
 import hashlib
 import io
 import time
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
+import torch
 from PIL import Image
 
 from mmnet.runtime.errors import DataError, MMNetError
-from mmnet.use.page.answer import answer_of, mask_of
+from mmnet.use.model import Model, Picture
+from mmnet.use.page.answer import answer, mask_png
 
 T = TypeVar("T")
 
 PICTURES = 8
 """Encoded pictures that stay in memory."""
 MOST_PIXELS = 50_000_000
+FORMATS = ("BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 SHOWN = 1280
 """Longest side of a picture as the page shows it."""
 
@@ -30,7 +34,7 @@ class Forgotten(MMNetError):
 class Seen(NamedTuple):
     """A picture in memory."""
 
-    picture: Any
+    picture: Picture
     shown: bytes
     """What the page shows: a JPEG."""
     about: dict[str, Any]
@@ -42,47 +46,57 @@ class Worker:
     `run` calls one of the other methods in the model's thread, after those that wait already.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Model) -> None:
         self._model = model
         self._seen: OrderedDict[str, Seen] = OrderedDict()
         self._line = ThreadPoolExecutor(1, "model")
 
     async def run(self, method: Callable[..., T], *arguments: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._line, method, *arguments)
+        """Return a method's result.
+
+        Raises:
+            MMNetError: the method's own, or the memory does not suffice.
+        """
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._line, method, *arguments)
+        except (MemoryError, torch.OutOfMemoryError):
+            raise MMNetError("too little memory for this picture: make it smaller") from None
 
     def close(self) -> None:
-        """Drop what waits, and end what runs."""
+        """Drop what waits, and wait for what runs."""
         self._line.shutdown(wait=True, cancel_futures=True)
 
     def look(self, data: bytes) -> dict[str, Any]:
-        """Encode a picture's file; return its id, size in pixels, and seconds.
+        """Encode a picture's file; return its id, size in pixels, notes and seconds.
 
         Raises:
-            DataError: it is no picture, or has too many pixels.
+            DataError: it is no picture, is damaged, or has too many pixels.
         """
         id = hashlib.sha256(data).hexdigest()[:16]
         if id not in self._seen:
-            check_size(data)
             start = time.perf_counter()
-            picture = self._model.look(Image.open(io.BytesIO(data)))
+            picture = self._model.look(opened(data))
             seconds = time.perf_counter() - start
             height, width = picture.size
             about = {"id": id, "width": width, "height": height, "seconds": seconds}
-            self._seen[id] = Seen(picture, jpeg(picture.image), about)
+            about["note"] = "; ".join(picture.pixels.notes)
+            self._seen[id] = Seen(picture, jpeg(picture.pixels.preview), about)
             while len(self._seen) > PICTURES:
                 self._seen.popitem(last=False)
         return self._of(id).about
 
     def shown(self, id: str) -> bytes:
+        """Return a picture as the page shows it, a JPEG."""
         return self._of(id).shown
 
     def find(self, id: str, sentence: str) -> dict[str, Any]:
         """Return what the page shows of a sentence."""
-        return answer_of(self._of(id).picture, sentence)
+        return answer(self._of(id).picture, sentence)
 
     def mask(self, id: str, sentence: str, threshold: float | None) -> bytes:
-        """Return a mask as PNG, at the picture's own size."""
-        return mask_of(self._of(id).picture, sentence, threshold)
+        """Return a mask as a PNG, at the picture's own size."""
+        return mask_png(self._of(id).picture, sentence, threshold)
 
     def _of(self, id: str) -> Seen:
         if id not in self._seen:
@@ -91,30 +105,36 @@ class Worker:
         return self._seen[id]
 
 
-def check_size(data: bytes) -> None:
-    """Check a picture's size by the head of its file, before anything is decoded.
+def opened(data: bytes) -> Image.Image:
+    """Decode a picture; what is too large is refused by the head of its file.
 
     Raises:
-        DataError: it is no picture, or has too many pixels.
+        DataError: it is no picture, is damaged, or has too many pixels.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            width, height = image.size
+        with warnings.catch_warnings():  # Pillow's, of many pixels
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError:
-        raise DataError("the picture has too many pixels: at most 50 megapixels") from None
-    except Exception:
-        raise DataError("this file is not a picture that can be read (JPEG, PNG, WebP, ...)") from None
-    if width * height > MOST_PIXELS:
+        raise DataError("The picture has more than 50 megapixels. Make it smaller.") from None
+    except Exception:  # a damaged file can raise nearly anything
+        raise DataError("This file is no picture. Choose a JPEG, PNG or WebP file.") from None
+    if (pixels := image.width * image.height) > MOST_PIXELS:
         raise DataError(
-            f"the picture has {width * height / 1e6:,.0f} megapixels ({width} x {height}): at most "
-            f"{MOST_PIXELS / 1e6:.0f} are allowed. Make it smaller."
+            f"The picture has {pixels / 1e6:,.0f} megapixels; {MOST_PIXELS / 1e6:.0f} are allowed. "
+            "Make it smaller."
         )
+    try:
+        image.load()
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise DataError(f"The picture is damaged ({reason}). Choose a whole copy.") from None
+    return image
 
 
 def jpeg(image: Image.Image) -> bytes:
-    """Return a picture as the page shows it."""
-    small = image.copy()
-    small.thumbnail((SHOWN, SHOWN))
+    image = image.copy()
+    image.thumbnail((SHOWN, SHOWN))
     file = io.BytesIO()
-    small.save(file, "JPEG", quality=92)
+    image.save(file, "JPEG", quality=92)
     return file.getvalue()
