@@ -80,7 +80,8 @@ class Page:
             time.sleep(0.05)
         return value
 
-    def open(self, address: str, *, width: int = 1280, height: int = 900, dark: bool = False) -> None:
+    def open(self, address: str, *, width: int = 1280, dark: bool = False) -> None:
+        height = 900 if width > 600 else 844
         sizes = {"width": width, "height": height, "deviceScaleFactor": 1}
         self.call("Emulation.setDeviceMetricsOverride", **sizes, mobile=width < 600)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
@@ -111,7 +112,11 @@ class Page:
         """Press a key of `KEYS`, or a letter; modifiers: 2 is Control, 8 is Shift."""
         code = KEYS.get(key, ord(key[0].upper()))
         name = " " if key == "Space" else key
-        values: dict[str, Any] = {"key": name, "windowsVirtualKeyCode": code, "modifiers": modifiers}
+        values: dict[str, Any] = {
+            "key": name,
+            "windowsVirtualKeyCode": code,
+            "modifiers": modifiers,
+        }
         if key in ("Enter", "Space"):
             values["text"] = "\r" if key == "Enter" else " "
         self.call("Input.dispatchKeyEvent", type="keyDown", **values)

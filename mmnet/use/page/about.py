@@ -66,7 +66,7 @@ def examples_of(folder: Path, profile: str, dataset: str) -> list[Example]:
     except DataError:
         return []
     # Of each picture its first sentence, of three words or more where it has one.
-    short = rows["sentence"].str.split().str.len() < 3
+    short = rows["sentence"].str.count(r"\S+") < 3
     firsts = rows.assign(short=short).sort_values(["image_id", "short", "sent_id"])
     firsts = firsts.drop_duplicates("image_id")
     count = min(EXAMPLES, len(firsts))

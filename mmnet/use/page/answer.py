@@ -2,17 +2,16 @@
 
 import base64
 import io
-import math
 import time
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 
 from mmnet.evaluate.queries import merge_words
 from mmnet.use.model import Picture
+from mmnet.use.result import Floats
 
 MAP = 512
 """Longest side of the probabilities that the page gets, in pixels."""
@@ -46,49 +45,57 @@ def mask_png(picture: Picture, sentence: str, threshold: float | None) -> bytes:
     return file.getvalue()
 
 
-def png(values: NDArray[np.float32]) -> str:
+def png(values: Floats) -> str:
     """Return numbers from 0 to 1, (h, w), as a grey 8-bit PNG in base64."""
     file = io.BytesIO()
     Image.fromarray(np.rint(255 * values).astype(np.uint8)).save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode()
 
 
-@torch.inference_mode()
 def _queries(picture: Picture, sentence: str) -> dict[str, Any]:
-    """Return the queries by falling score: number, score, attention to each word, mask."""
-    network = picture.model.network
+    """Return the words, and the queries by falling score: number, attention to words, mask."""
+    masks: list[str] | list[None]
     if picture.model.config.model.mmp:
         read = picture.queries(sentence)
         words, attention, scores = read.words, read.attention, read.scores
         masks = [png(mask) for mask in read.masks_at(*_fitted(picture, QUERY_MAP))]
         diversity = _in_words(read.measures, len(scores))
-    else:  # one mask of all queries together
-        tokens, _ = picture.model.tokenize([sentence])
-        made = network.read(picture.features, tokens)
-        words, merged = merge_words(tokens[0].cpu(), made.attention[0].float().cpu())
-        attention, scores = merged.numpy(), made.made.s_q[0].float().cpu().numpy()
+    else:
+        words, attention, scores = _read(picture, sentence)
         masks = [None] * len(scores)
         diversity = "This model has no MMP: all its queries make one mask together."
     queries = [
-        {"number": n + 1, "score": float(scores[n]), "attention": attention[n].tolist()}
-        | {"mask": masks[n]}
+        {
+            **{"number": n + 1, "score": float(scores[n]), "mask": masks[n]},
+            "attention": attention[n].tolist(),
+        }
         for n in np.argsort(-scores, kind="stable").tolist()
     ]
-    return {
-        **{"words": words, "queries": queries, "scored": network.has_scores},
-        "diversity": diversity,
-    }
+    scored = picture.model.network.has_scores
+    return {"words": words, "queries": queries, "scored": scored, "diversity": diversity}
+
+
+@torch.inference_mode()
+def _read(picture: Picture, sentence: str) -> tuple[list[str], Floats, Floats]:
+    """Return the words, attention and scores of a model whose queries have no masks."""
+    tokens, _ = picture.model.tokenize([sentence])
+    read = picture.model.network.read(picture.features, tokens)
+    words, attention = merge_words(tokens[0].cpu(), read.attention[0].float().cpu())
+    return words, attention.numpy(), read.made.s_q[0].float().cpu().numpy()
 
 
 def _in_words(measures: dict[str, float], n: int) -> str:
     """Return how different N_q queries are, in one line."""
     if n == 1:
         return "This model has one query."
-    masks, attention = measures["mask_spread"], measures["attention_variation"]
-    line = f"Their masks differ by {masks:.0%}, what they read by {attention:.0%}"
-    if not math.isnan(count := measures["effective_queries"]):
-        line = f"{n} queries that count as {count:.1f} different ones. {line}"
-    return f"{line} (0%: all alike)."
+    count = measures["effective_queries"]
+    masks, attention = (
+        f"{100 * measures[name]:.0f} %" for name in ("mask_spread", "attention_variation")
+    )
+    return (
+        f"{n} queries act like {count:.1f}: their masks differ by {masks}, what they read by "
+        f"{attention} (0 %: all alike)."
+    )
 
 
 def _fitted(picture: Picture, longest: int) -> tuple[int, int]:

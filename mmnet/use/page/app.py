@@ -8,6 +8,7 @@ import base64
 import functools
 import hashlib
 import json
+import logging
 import re
 from importlib.resources import files
 from typing import Any
@@ -96,13 +97,19 @@ def application(worker: Worker, about: About) -> Starlette:
             Forgotten: lambda _, error: _error(410, str(error)),
             MMNetError: lambda _, error: _error(400, str(error)),
             ClientDisconnect: lambda _, error: _error(400, "the sender went away"),
-            500: lambda _, error: _error(500, "an error of the server; its terminal says which"),
+            Exception: _failed,
         },
     )
 
 
 def _error(status: int, text: str) -> Response:
     return JSONResponse({"error": text}, status_code=status)
+
+
+def _failed(request: Request, error: Exception) -> Response:
+    """Answer to an error of ours: its traceback is for the terminal."""
+    logging.getLogger(__name__).error("%s %s", request.method, request.url.path, exc_info=error)
+    return _error(500, "An error of the server: its terminal says which.")
 
 
 def _example(about: About, request: Request) -> Any:

@@ -27,21 +27,14 @@ def bound(port: int) -> socket.socket:
         return socket.create_server((HOST, port), backlog=128)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise MMNetError(f"port {port}: {reason}. Choose another one: --port 0 takes a free one.") from None
+        raise MMNetError(
+            f"port {port}: {reason}. Choose another: --port 0 takes a free one."
+        ) from None
 
 
 def serve(worker: Worker, about: About, listening: socket.socket, *, opens: bool = False) -> None:
     """Answer requests until SIGINT or SIGTERM, which end all that waits at once."""
-    server = uvicorn.Server(
-        uvicorn.Config(
-            application(worker, about),
-            log_level="critical",
-            access_log=False,
-            lifespan="off",
-            server_header=False,
-            timeout_graceful_shutdown=0,
-        )
-    )
+    server = server_of(worker, about)
     address = f"http://{HOST}:{listening.getsockname()[1]}"
     print(f"In a browser: {address}  (Ctrl-C ends it)", flush=True)
     if opens and has_browser():
@@ -54,6 +47,20 @@ def serve(worker: Worker, about: About, listening: socket.socket, *, opens: bool
         worker.close()
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def server_of(worker: Worker, about: About) -> uvicorn.Server:
+    """Return a server that says nothing, and waits for nobody when it ends."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            application(worker, about),
+            log_level="critical",
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            timeout_graceful_shutdown=0,
+        )
+    )
 
 
 def has_browser() -> bool:
