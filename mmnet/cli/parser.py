@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mmnet.cli import data, pipeline, report, train
+from mmnet.cli import data, pipeline, report, serve, train
 from mmnet.config.load import load_params
 from mmnet.config.schema import Params
 from mmnet.config.tables import TABLES
@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         description="MMNet: Multi-Mask Network for Referring Image Segmentation, from raw data to "
         "its tables. The Snakefile calls these commands in order; each can be called by hand.",
     )
-    runs = vars(data) | vars(train) | vars(report) | vars(pipeline)
+    runs = vars(data) | vars(train) | vars(report) | vars(serve) | vars(pipeline)
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     params, *shared = _shared()
 
@@ -97,6 +97,7 @@ def _add_commands(
     command.add_argument("--checkpoint", type=Path, metavar="FILE", help="default: the run's own")
     add("evaluate", "Score the rows that predict wrote: mIoU, oIoU, Pr@X.", run)
     _add_results(add, run, device)
+    _add_serve(add, device)
     command = add("mlflow-sync", "Send to MLflow what it lacks of the profile's runs.")
     text = "runs/PROFILE/EXPERIMENT/seedN; default: all"
     command.add_argument("folders", type=Path, nargs="*", metavar="FOLDER", help=text)
@@ -111,6 +112,19 @@ def _add_commands(
     add("record", "Commit all that Snakemake has made to dvc.lock.")
     command = add("describe", "Print modules, parameters, FLOPs and output sizes.")
     command.add_argument("--experiment", required=True, help="a name of params.yaml")
+
+
+def _add_serve(add: Callable[..., Any], device: argparse.ArgumentParser) -> None:
+    text = "Serve a page of a trained model, for own pictures and sentences."
+    command = add("serve", text, device)
+    which = command.add_mutually_exclusive_group()
+    text = "a finished run, such as refcoco_vit_l; default: the only one"
+    which.add_argument("--run", metavar="RUN", dest="run_name", help=text)
+    text = "a run's folder or a checkpoint instead"
+    which.add_argument("--checkpoint", type=Path, metavar="PATH", help=text)
+    text = "of this computer's own address; 0: a free one; default: %(default)s"
+    command.add_argument("--port", type=int, default=8000, help=text)
+    command.add_argument("--open", action="store_true", help="open it in a browser")
 
 
 def _add_results(

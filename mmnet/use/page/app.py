@@ -143,7 +143,7 @@ async def _body(request: Request, most: int) -> bytes:
 async def _values(request: Request) -> dict[str, Any]:
     try:
         values = json.loads(await _body(request, 100_000))
-    except ValueError:
+    except (ValueError, RecursionError):
         values = None
     if not isinstance(values, dict):
         raise HTTPException(400, "the body is not a JSON object")

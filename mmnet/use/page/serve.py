@@ -1,5 +1,6 @@
 """`mmnet serve`: the page on this computer's own address, until a signal ends it."""
 
+import errno
 import os
 import signal
 import socket
@@ -24,9 +25,11 @@ def bound(port: int) -> socket.socket:
         MMNetError: the port is taken, or not allowed.
     """
     try:
+        if not 0 <= port < 1 << 16:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         return socket.create_server((HOST, port), backlog=128)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
+    except OSError as error:
+        reason = os.strerror(error.errno or errno.EINVAL)
         raise MMNetError(
             f"port {port}: {reason}. Choose another: --port 0 takes a free one."
         ) from None

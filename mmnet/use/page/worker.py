@@ -22,7 +22,7 @@ T = TypeVar("T")
 PICTURES = 8
 """Encoded pictures that stay in memory."""
 MOST_PIXELS = 50_000_000
-FORMATS = ("BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 SHOWN = 1280
 """Longest side of a picture as the page shows it."""
 

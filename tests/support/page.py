@@ -1,0 +1,65 @@
+"""A small model behind the page, as a finished run beside its data."""
+
+import contextlib
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import mmnet
+from mmnet.config.paths import Paths
+from mmnet.config.schema import Config
+from mmnet.model.build import build_model
+from mmnet.model.checkpoint import save
+from mmnet.use.model import Model
+from mmnet.use.page.about import About, about
+from mmnet.use.page.serve import bound, server_of
+from mmnet.use.page.worker import Worker
+from support.tiny import Tiny
+from support.training import identity_like
+
+
+def made_run(root: Path, tiny: Tiny, **changes: Any) -> Path:
+    """Write a run with random weights and its data below `root`; return the run's folder."""
+    model = tiny.config.model.model_copy(update=changes)
+    train = tiny.config.train.model_copy(update={"val_threshold": 0.55})
+    config: Config = tiny.config.model_copy(update={"model": model, "train": train})
+    paths = Paths(config.profile, root)
+    run = paths.run(config.experiment, config.seed)
+    paths.data.mkdir(parents=True)
+    shutil.copy(tiny.table, paths.table(config.dataset_name))
+    paths.images.symlink_to(tiny.images)
+    torch.manual_seed(0)
+    network = build_model(config.model, config.tower, weights=None)
+    for parameter in network.query_generator.parameters():
+        parameter.data *= 1.85  # so that the queries differ, and no mask covers all
+    save(run.checkpoint, {"model": network.state_dict(), "identity": identity_like(config)})
+    run.identity.write_text(json.dumps({"experiment": config.experiment, "seed": config.seed}))
+    lines = [{"epoch": n, "val": {"mIoU": miou}} for n, miou in ((1, 0.25), (2, 0.375), (3, 0.3))]
+    run.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return run.folder
+
+
+def loaded(folder: Path) -> tuple[Model, About]:
+    model = mmnet.load(folder, device="cpu")
+    return model, about(model.config, folder)
+
+
+@contextlib.contextmanager
+def served(model: Model, known: About) -> Iterator[str]:
+    """Serve a model's page from a thread; yield its address."""
+    worker = Worker(model)
+    with bound(0) as listening:
+        server = server_of(worker, known)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
+            worker.close()
