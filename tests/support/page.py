@@ -17,6 +17,7 @@ from mmnet.model.build import build_model
 from mmnet.model.checkpoint import save
 from mmnet.use.model import Model
 from mmnet.use.page.about import About, about
+from mmnet.use.page.app import application
 from mmnet.use.page.serve import bound, server_of
 from mmnet.use.page.worker import Worker
 from support.tiny import Tiny
@@ -54,7 +55,7 @@ def served(model: Model, known: About) -> Iterator[str]:
     """Serve a model's page from a thread; yield its address."""
     worker = Worker(model)
     with bound(0) as listening:
-        server = server_of(worker, known)
+        server = server_of(application(worker, known))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:

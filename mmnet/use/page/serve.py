@@ -6,14 +6,13 @@ import signal
 import socket
 import sys
 import webbrowser
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
+from starlette.applications import Starlette
 
 from mmnet.runtime.errors import MMNetError
-from mmnet.use.page.about import About
-from mmnet.use.page.app import application
-from mmnet.use.page.worker import Worker
 
 HOST = "127.0.0.1"
 
@@ -35,9 +34,24 @@ def bound(port: int) -> socket.socket:
         ) from None
 
 
-def serve(worker: Worker, about: About, listening: socket.socket, *, opens: bool = False) -> None:
-    """Answer requests until SIGINT or SIGTERM, which end all that waits at once."""
-    server = server_of(worker, about)
+def serve(path: Path, device: str, listening: socket.socket, *, opens: bool = False) -> None:
+    """Load a model and answer requests until SIGINT or SIGTERM, which end at once what waits.
+
+    Raises:
+        CheckpointError: the checkpoint is missing, damaged, or of another version of mmnet.
+        ConfigError: there is no such device.
+    """
+    from mmnet.use.load import load
+
+    model = load(path, device=device, exact=True)  # before torch is imported
+
+    from mmnet.use.page.about import about
+    from mmnet.use.page.app import application
+    from mmnet.use.page.worker import Worker
+
+    known = about(model.config, path if path.is_dir() else path.parent)
+    worker = Worker(model)
+    server = server_of(application(worker, known))
     address = f"http://{HOST}:{listening.getsockname()[1]}"
     print(f"In a browser: {address}  (Ctrl-C ends it)", flush=True)
     if opens and has_browser():
@@ -52,11 +66,11 @@ def serve(worker: Worker, about: About, listening: socket.socket, *, opens: bool
             signal.signal(number, handler)
 
 
-def server_of(worker: Worker, about: About) -> uvicorn.Server:
+def server_of(application: Starlette) -> uvicorn.Server:
     """Return a server that says nothing, and waits for nobody when it ends."""
     return uvicorn.Server(
         uvicorn.Config(
-            application(worker, about),
+            application,
             log_level="critical",
             access_log=False,
             lifespan="off",

@@ -1,0 +1,38 @@
+"""Commands that use a trained model: segment, serve. They need no params.yaml."""
+
+import argparse
+
+
+def segment(arguments: argparse.Namespace) -> int:
+    from mmnet.use.load import load
+    from mmnet.use.tasks import find_model, plan_output, read_tasks
+
+    path = find_model(arguments.run_name, arguments.checkpoint)
+    tasks = read_tasks(arguments.image, arguments.sentences, arguments.pairs)
+    output, tasks = plan_output(
+        arguments.output,
+        tasks,
+        format=arguments.format,
+        overlay=arguments.overlay,
+        queries=arguments.queries,
+        force=arguments.force,
+    )
+    model = load(path, device=arguments.device, exact=True)
+
+    from mmnet.use.segment import Segmenting
+
+    work = Segmenting(model, tasks, output)
+    if output.is_single:
+        work.one(arguments.threshold)
+    else:
+        work.all(arguments.threshold)
+    return 1 if work.failed else 0
+
+
+def serve(arguments: argparse.Namespace) -> None:
+    from mmnet.use.page.serve import bound, serve
+    from mmnet.use.tasks import find_model
+
+    path = find_model(arguments.run_name, arguments.checkpoint)
+    with bound(arguments.port) as listening:  # before the model, which takes longer
+        serve(path, arguments.device, listening, opens=arguments.open)
