@@ -218,8 +218,9 @@ def test_a_port_that_is_taken_is_one_line() -> None:
 # The command.
 
 
-def start(run: Path, folder: Path) -> tuple[subprocess.Popen[str], int]:
-    """Start `mmnet serve` in a folder; return it and its port."""
+@contextlib.contextmanager
+def started(run: Path, folder: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """Start `mmnet serve` in a folder; yield it and its port."""
     command = [sys.executable, "-m", "mmnet", "serve", "--port", "0", "--checkpoint", str(run)]
     process = subprocess.Popen(
         command,
@@ -232,8 +233,12 @@ def start(run: Path, folder: Path) -> tuple[subprocess.Popen[str], int]:
     assert process.stdout
     line = process.stdout.readline()
     found = re.search(r"http://127\.0\.0\.1:(\d+)", line)
-    assert found, line + process.communicate()[1]
-    return process, int(found[1])
+    try:
+        assert found, line + process.communicate()[1]
+        yield process, int(found[1])
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def post(port: int, path: str, body: bytes) -> tuple[int, bytes]:
@@ -261,7 +266,13 @@ def end(process: subprocess.Popen[str], port: int, number: signal.Signals) -> No
 def test_fifty_requests_at_once_wait_in_line_and_memory_stays_bounded(
     run: Path, tmp_path: Path
 ) -> None:
-    process, port = start(run, tmp_path)
+    with started(run, tmp_path) as (process, port):
+        load(process, port)
+        end(process, port, signal.SIGTERM)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()], "written to disk"
+
+
+def load(process: subprocess.Popen[str], port: int) -> None:
     body = png(picture()) + bytes(10 * MB)  # what follows the picture is not read
     assert post(port, "/pictures", body)[0] == 200
     memory = psutil.Process(process.pid).memory_info
@@ -286,9 +297,8 @@ def test_fifty_requests_at_once_wait_in_line_and_memory_stays_bounded(
     # Of the last pictures alone; the page sends others again.
     assert {second for _, second in states} <= {200, 410}
     assert most[0] - before < 200 * MB  # all files have 500
-    end(process, port, signal.SIGTERM)
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()], "written to disk"
 
 
 def test_ctrl_c_ends_it(run: Path, tmp_path: Path) -> None:
-    end(*start(run, tmp_path), signal.SIGINT)
+    with started(run, tmp_path) as (process, port):
+        end(process, port, signal.SIGINT)
