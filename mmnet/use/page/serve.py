@@ -41,6 +41,8 @@ def serve(path: Path, device: str, listening: socket.socket, *, opens: bool = Fa
         CheckpointError: the checkpoint is missing, damaged, or of another version of mmnet.
         ConfigError: there is no such device.
     """
+    from PIL import Image
+
     from mmnet.use.load import load
 
     model = load(path, device=device, exact=True)  # before torch is imported
@@ -50,6 +52,7 @@ def serve(path: Path, device: str, listening: socket.socket, *, opens: bool = Fa
     from mmnet.use.page.worker import Worker
 
     known = about(model.config, path if path.is_dir() else path.parent)
+    model.look(Image.new("RGB", (8, 8))).find("the first one takes longer than others")
     worker = Worker(model)
     server = server_of(application(worker, known))
     address = f"http://{HOST}:{listening.getsockname()[1]}"
