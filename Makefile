@@ -9,6 +9,7 @@ CORES ?=
 # Snakemake's settings: profiles/default, or profiles/slurm on a cluster.
 WORKFLOW_PROFILE ?= profiles/default
 PORT ?= 5000
+DEMO ?= refcoco_vit_l/seed0
 
 # The shell inserts the folder, whatever characters its name has.
 RUN := PATH="$$PWD/.venv/bin:$$PATH"
@@ -27,7 +28,7 @@ COMPILE = $(UV) pip compile pyproject.toml --python-version 3.11 --universal --g
 LIST = awk -F ':.*\#\# ' '/^[a-z0-9]+:.*\#\# / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .DEFAULT_GOAL := help
-.PHONY: help all readings report table1 ui test lint format lock clean
+.PHONY: help all readings report table1 ui demo test lint format lock clean
 # Two targets at once would install into one environment at once.
 .NOTPARALLEL:
 
@@ -57,6 +58,10 @@ ui: .venv/installed ## MLflow's page of all runs; PORT=5001 where 5000 is taken
 	$(RUN) MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false \
 		mlflow ui --workers 1 --port $(PORT) --backend-store-uri "$$uri" \
 		--artifacts-destination "$$(dirname "$${path%%\?*}")/mlartifacts"
+
+demo: PORT = 8000
+demo: .venv/installed ## the page of a run that make table1 has trained; DEMO=refcocog_vit_l/seed0 PORT=8001
+	@$(RUN) python -m mmnet serve --run $(DEMO) --port $(PORT) --open
 
 test: .venv/installed-dev ## install the test tools too, and run the tests
 	$(RUN) pytest -n 2 --dist loadgroup
