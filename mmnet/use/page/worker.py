@@ -64,8 +64,8 @@ class Worker:
             raise MMNetError("too little memory for this picture: make it smaller") from None
 
     def close(self) -> None:
-        """Drop what waits, and wait for what runs."""
-        self._line.shutdown(wait=True, cancel_futures=True)
+        """Drop what waits; what runs ends by itself."""
+        self._line.shutdown(wait=False, cancel_futures=True)
 
     def look(self, data: bytes) -> dict[str, Any]:
         """Encode a picture's file; return its id, size in pixels, notes and seconds.
