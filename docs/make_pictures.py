@@ -62,7 +62,7 @@ def use(config, run, inputs):
     chosen = rows[rows["image_id"] == pictures[len(pictures) // 2]].drop_duplicates("ann_id")[:3]
     path = inputs.images / chosen["file"].iloc[0]
     image = read_image(path)
-    tiles = [strip(f"look: {path.name[-8:]}", {"encoded once": shrunk(image)})]
+    tiles = [strip("a picture of val", {"encoded once": shrunk(image)})]
     for found in mmnet.load(run.folder, device="cpu").look(path).find([*chosen["sentence"]]):
         label = f"confidence {found.confidence:.2f}"
         tiles.append(strip(found.sentence, {label: overlay(image, found.mask, ORANGE)}))
