@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 from mmnet.config.paths import Paths
 from mmnet.data.refer import read_table
+from mmnet.report.tables.common import TITLES
 from mmnet.runtime.errors import DataError
 from mmnet.use.config import InferenceConfig
 
-TITLES = {"refcoco": "RefCOCO", "refcoco+": "RefCOCO+", "refcocog": "G-Ref"}
 EXAMPLES = 6
 
 
