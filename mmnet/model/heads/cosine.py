@@ -1,6 +1,6 @@
 """The floor: what CLIP's towers know before any head, as the cosine of each cell and the sentence.
 
-Extract Free Dense Labels from CLIP (Zhou et al., ECCV 2022; arXiv 2112.01071), §3.2: CLIP's last
+Extract Free Dense Labels from CLIP (Zhou et al., ECCV 2022; arXiv 2112.01071), §3: CLIP's last
 attention is left out and its values are kept, so that each cell speaks for itself.
 
 The towers stay as they are; logit = a cos + b. `zero-shot`: a is CLIP's own temperature, and b puts
