@@ -136,10 +136,27 @@ def test_a_fit_changes_the_numbers_of_the_variant_and_nothing_else(
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("threshold", [0.35, 0.5])
-def test_zero_shot_has_the_threshold_of_the_largest_mean_iou(threshold: float) -> None:
+@pytest.mark.parametrize("threshold", [0.2, 0.35, 0.8])
+def test_zero_shots_threshold_weighs_small_objects_as_large_ones(threshold: float) -> None:
+    cosines, masks = torch.full((2, 16, 16), 0.3), torch.zeros(2, 16, 16)
+    masks[0].view(-1)[:10] = 1
+    cosines[0].view(-1)[:10] = 0.5
+    masks[1].view(-1)[:128] = 1
+    cosines[1].view(-1)[:20] = 0.5
+    cosines[1].view(-1)[128:] = 0.1
+    # Between 0.3 and 0.5: IoUs of 1 and 20 / 128. Below: 10 / 256 and 1, and more pixels are right.
+    model = build_head("cosine", variant="zero-shot")
+    model.encode_image = lambda image: image
+    model.cosines = lambda features, tokens: features
+    fit(model, [(cosines, sentences(2), masks)], threshold=threshold)
+    made = model.segment(cosines, sentences(2)).sigmoid() > threshold
+    assert torch.equal(made, cosines == 0.5)
+
+
+@torch.no_grad()
+def test_zero_shot_has_the_threshold_of_the_largest_mean_iou() -> None:
     model = build_head("cosine", variant="zero-shot", cells="z")
-    train = batches()
+    train, threshold = batches(), 0.35
     fit(model, train, threshold=threshold)
     cosines = torch.cat([model.cosines(model.encode_image(i), t) for i, t, _ in train])
     truth = torch.cat([masks for _, _, masks in train]) > 0
