@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mmnet.cli import data, pipeline, report, train
+from mmnet.cli import data, pipeline, report, share, train
 from mmnet.config.load import load_params
 from mmnet.config.schema import Params
 from mmnet.config.tables import TABLES
@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         description="MMNet: Multi-Mask Network for Referring Image Segmentation, from raw data to "
         "its tables. The Snakefile calls these commands in order; each can be called by hand.",
     )
-    runs = vars(data) | vars(train) | vars(report) | vars(pipeline)
+    runs = vars(data) | vars(train) | vars(report) | vars(share) | vars(pipeline)
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     params, *shared = _shared()
 
@@ -97,6 +97,7 @@ def _add_commands(
     command.add_argument("--checkpoint", type=Path, metavar="FILE", help="default: the run's own")
     add("evaluate", "Score the rows that predict wrote: mIoU, oIoU, Pr@X.", run)
     _add_results(add, run, device)
+    _add_export(add, device)
     command = add("mlflow-sync", "Send to MLflow what it lacks of the profile's runs.")
     text = "runs/PROFILE/EXPERIMENT/seedN; default: all"
     command.add_argument("folders", type=Path, nargs="*", metavar="FOLDER", help=text)
@@ -135,6 +136,21 @@ def _add_results(
     command.add_argument("--with", **reference)
     add("curves", "Collect the runs' training curves in one CSV.")
     add("paper", "Typeset all tables, figures and claims in results/ as one PDF.")
+
+
+def _add_export(add: Callable[..., Any], device: argparse.ArgumentParser) -> None:
+    text = "Write a run's model for others: weights, config.json and a model card."
+    command = add("export", text, device)
+    text = "EXPERIMENT, EXPERIMENT/seedN or a run's folder"
+    command.add_argument("exported", metavar="RUN", help=text)
+    output = {"type": Path, "required": True, "metavar": "FOLDER", "help": "what to write"}
+    command.add_argument("-o", "--output", **output)
+    text = "weights in fp16, and in the card what that costs on val"
+    command.add_argument("--half", action="store_true", help=text)
+    text = "also torch.export programs of the image part and the head"
+    command.add_argument("--programs", action="store_true", help=text)
+    text = "replace an earlier export in that folder"
+    command.add_argument("--force", action="store_true", help=text)
 
 
 def _shared() -> list[argparse.ArgumentParser]:
