@@ -26,8 +26,7 @@ from mmnet.runtime.progress import track
 from mmnet.tracking.record import published
 from mmnet.use.card import CARD, HalfCost, model_card
 from mmnet.use.config import InferenceConfig
-from mmnet.use.folder import CONFIG, FORMAT, VERSION, WEIGHTS
-from mmnet.use.load import build_network
+from mmnet.use.folder import CONFIG, FORMAT, VERSION, WEIGHTS, build_network
 from mmnet.use.programs import HEAD, IMAGE, write_programs
 
 FILES = {WEIGHTS, CONFIG, CARD, IMAGE, HEAD}

@@ -40,8 +40,6 @@ def read_folder(folder: Path, *, name: str = "") -> tuple[InferenceConfig, "MMNe
     weights = folder / WEIGHTS
     if not weights.is_file():
         raise CheckpointError(f"{name}: has no {WEIGHTS}.{_pickles_in(folder)} {REMEDY}")
-    from mmnet.use.load import build_network
-
     network = build_network(config, _read_weights(weights, name), f"{name}/{WEIGHTS}", REMEDY)
     if checksum(weights) != content.get("weights", {}).get("sha256"):
         raise CheckpointError(
@@ -98,6 +96,25 @@ def _read_weights(path: Path, name: str) -> "dict[str, Tensor]":
         raise CheckpointError(
             f"{name}/{WEIGHTS}: damaged or cut short ({reason}). Copy or download it again."
         ) from None
+
+
+def build_network(
+    config: InferenceConfig, state: "dict[str, Tensor]", source: object, remedy: str
+) -> "MMNet":
+    """Build a network with the weights that `source` has, on the CPU.
+
+    Raises:
+        CheckpointError: their names or shapes do not fit.
+    """
+    from mmnet.model.build import build_model
+
+    network = build_model(config.model, config.tower, weights=None)
+    try:
+        network.load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{source}: does not fit the model ({reason}). {remedy}") from None
+    return network
 
 
 def _pickles_in(folder: Path) -> str:
