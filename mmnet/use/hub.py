@@ -20,6 +20,9 @@ from mmnet.use.folder import CONFIG, REMEDY, WEIGHTS, read_config
 
 SCHEME = "hf:"
 
+# No list of tools to look for is fetched, and none is reported, at a download.
+constants.HF_HUB_DISABLE_TELEMETRY = True
+
 
 def fetch(address: str) -> Path:
     """Return the folder in the cache with both files of hf:OWNER/NAME[@REVISION].

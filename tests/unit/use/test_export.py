@@ -256,9 +256,10 @@ def test_nothing_is_overwritten_unasked(
     def fail(*arguments: Any, **named: Any) -> str:
         raise MMNetError("no card")
 
-    with monkeypatch.context() as patch, pytest.raises(MMNetError, match="no card"):
+    with monkeypatch.context() as patch:
         patch.setattr(module, "model_card", fail)
-        export(run, folder, force=True)
+        with pytest.raises(MMNetError, match="no card"):
+            export(run, folder, force=True)
     assert content_of(folder) == before
     assert not list(folder.parent.glob(".folder*"))
     export(run, folder, force=True)
