@@ -50,7 +50,6 @@ def export(
     half: bool = False,
     programs: bool = False,
     force: bool = False,
-    is_procedural: bool = False,
     device: str | None = None,
 ) -> HalfCost | None:
     """Write a run's folder for others; return what `half` costs on val, None without it.
@@ -66,7 +65,6 @@ def export(
     check_output(output, force=force)
     exported = _read(run)
     cost = _round(exported, device) if half else None
-    procedural = is_procedural or bool(definition_of(exported.config.architecture))
     with atomic_folder(output) as folder:
         _write_weights(exported.network, folder / WEIGHTS, half=half, times=2 if programs else 1)
         if programs:
@@ -76,7 +74,9 @@ def export(
         hashes = {path.name: checksum(path) for path in sorted(folder.iterdir())}
         content = _config_json(exported.config, hashes[WEIGHTS], half=half)
         (folder / CONFIG).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        card = model_card(run, exported.identity, is_procedural=procedural, files=hashes, half=cost)
+        card = model_card(
+            run, exported.identity, is_procedural=_is_procedural(exported), files=hashes, half=cost
+        )
         (folder / CARD).write_text(card, encoding="utf-8")
     return cost
 
@@ -110,6 +110,12 @@ def _read(run: RunPaths) -> _Run:
     config = InferenceConfig.of_training(identity.values, name=name, source=run.checkpoint)
     network = build_network(config, content["model"], run.checkpoint, "Train it again.")
     return _Run(paths=run, identity=identity, config=config, network=network)
+
+
+def _is_procedural(run: _Run) -> bool:
+    """Whether the run was trained on drawn scenes: its card must say so, with or without data."""
+    own_tower = bool(definition_of(run.config.architecture))
+    return own_tower or Paths(run.config.profile, run.paths.root).key_words.is_file()
 
 
 def _round(run: _Run, device: str | None) -> HalfCost:

@@ -26,7 +26,7 @@ def load(path: str | Path, *, device: str = "auto", exact: bool = False) -> "Mod
     """Load a trained model; see `mmnet.load`."""
     path = _local(path)
     if exact:
-        _choose_arithmetic(path)
+        choose_arithmetic(path)
 
     import torch
 
@@ -99,7 +99,7 @@ def _device(name: str) -> "torch.device":
     return device
 
 
-def _choose_arithmetic(path: Path) -> None:
+def choose_arithmetic(path: Path) -> None:
     """Choose the training's arithmetic by its values; where they are missing, the portable one."""
     if is_exported(path):
         about = values = read_json(path / CONFIG).get("inference", {})

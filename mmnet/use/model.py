@@ -1,6 +1,8 @@
 """A trained model: look at a picture once, then find what sentences name in it."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import contextlib
+import time
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import overload
 
@@ -16,7 +18,7 @@ from mmnet.model.mmnet import ImageFeatures, MMNet, Queries
 from mmnet.runtime.errors import ConfigError, MMNetError
 from mmnet.use.config import InferenceConfig
 from mmnet.use.images import Pixels, Source, read_pixels
-from mmnet.use.pairs import Failure, batches, check_sentence
+from mmnet.use.pairs import Failure, Pair, batches, check_sentence
 from mmnet.use.result import QueryMasks, Result
 
 MOST = 128
@@ -39,33 +41,40 @@ class Model:
         return Picture(self, name_of(image), pixels, self.encode([pixels]))
 
     def find_many(
-        self,
-        pairs: Iterable[tuple[Source, str]],
-        batch_size: int = 16,
-        *,
-        threshold: float | None = None,
-        on_error: Callable[[int, MMNetError], None] | None = None,
+        self, pairs: Iterable[Pair], batch_size: int = 16, threshold: float | None = None
     ) -> Iterator[Result]:
         """Yield the result of each pair of a picture and a sentence.
 
         Pairs are grouped by picture, in the order of their first ones, and each picture is encoded
         once; `Result.number` is the pair's place. A batch ends with the picture that brings it to
-        `batch_size` sentences. The next pictures are decoded meanwhile. With `on_error`, a pair
-        that fails is given to it, with its number, and the others go on.
+        `batch_size` sentences. The next pictures are decoded meanwhile.
 
         Raises:
-            DataError: a picture or sentence is invalid, and there is no `on_error`.
-            MMNetError: the threshold is not between 0 and 1.
+            DataError: a picture or sentence is invalid.
+            ConfigError: the threshold is not between 0 and 1.
+        """
+        for outcome in self.try_many(pairs, batch_size, threshold):
+            if isinstance(outcome, Failure):
+                raise outcome.error
+            yield outcome
+
+    def try_many(
+        self, pairs: Iterable[Pair], batch_size: int = 16, threshold: float | None = None
+    ) -> Generator[Result | Failure, None, None]:
+        """Yield what `find_many` does, and a `Failure` for each pair that cannot be read.
+
+        Raises:
+            ConfigError: the threshold is not between 0 and 1.
         """
         threshold = self._threshold(threshold)
         for batch in batches(pairs, self.read_pixels, batch_size):
             if isinstance(batch, Failure):
-                if on_error is None:
-                    raise batch.error
-                on_error(batch.number, batch.error)
+                yield batch
                 continue
+            start = time.perf_counter()
             features = self.encode(batch.pixels)
             logits, cut = self.read(features, batch.sentences, batch.of_picture)
+            seconds = (time.perf_counter() - start) / len(batch.sentences)
             for place, which in enumerate(batch.of_picture):
                 yield Result(
                     sentence=batch.sentences[place],
@@ -73,6 +82,7 @@ class Model:
                     number=batch.numbers[place],
                     threshold=threshold,
                     cut=cut[place],
+                    seconds=seconds,
                     pixels=batch.pixels[which],
                     logits=logits[place],
                 )
@@ -90,7 +100,8 @@ class Model:
     def encode(self, pixels: Sequence[Pixels]) -> ImageFeatures:
         """Return what the sentences of pictures share."""
         images = stack_images([one.square for one in pixels])
-        return self.network.encode_image(normalise(images.to(self.device)))
+        with self._enough_memory():
+            return self.network.encode_image(normalise(images.to(self.device)))
 
     @torch.inference_mode()
     def read(
@@ -99,10 +110,13 @@ class Model:
         """Return each sentence's logits y (n, H/4, W/4), and whether it was cut."""
         tokens, cut = self.tokenize(sentences)
         which = torch.tensor(of_picture, device=self.device)
-        parts = [
-            self.network.read(_of_each(features, numbers), some).made.y
-            for numbers, some in zip(which.split(MOST), tokens.split(MOST), strict=True)
-        ]
+        with self._enough_memory():
+            parts = [
+                self.network.read(_of_each(features, numbers), some).made.y
+                for numbers, some in zip(which.split(MOST), tokens.split(MOST), strict=True)
+            ]
+            if self.device.type == "cuda":  # so that times are of the work, not of its start
+                torch.cuda.synchronize(self.device)
         return torch.cat(parts), cut
 
     def tokenize(self, sentences: Sequence[str]) -> tuple[Tensor, list[bool]]:
@@ -123,6 +137,17 @@ class Model:
         if not 0 < given < 1:
             raise ConfigError(f"threshold {given}: must be between 0 and 1.")
         return given
+
+    @contextlib.contextmanager
+    def _enough_memory(self) -> Iterator[None]:
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            reason = str(error).splitlines()[0][:120]
+            raise MMNetError(
+                f"{self.device} has too little free memory ({reason}). Choose another device, or "
+                "give fewer sentences at a time."
+            ) from None
 
 
 class Picture:
@@ -163,7 +188,9 @@ class Picture:
             return self.find([sentences], threshold)[0]
         if not sentences:
             return []
+        start = time.perf_counter()
         logits, cut = self.model.read(self.features, sentences, [0] * len(sentences))
+        seconds = (time.perf_counter() - start) / len(sentences)
         return [
             Result(
                 sentence=sentence,
@@ -171,6 +198,7 @@ class Picture:
                 number=number,
                 threshold=threshold,
                 cut=cut[number],
+                seconds=seconds,
                 pixels=self.pixels,
                 logits=logits[number],
             )

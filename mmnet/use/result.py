@@ -37,6 +37,8 @@ class Result:
     """On the probability."""
     cut: bool
     """The sentence was longer than the model's L tokens; its end was not read."""
+    seconds: float
+    """Its share of the model's time for its batch; with `find`, without encoding the picture."""
     pixels: Pixels = field(repr=False)
     """The picture as the model saw it, a preview of it, and notes of what was left out."""
     logits: Tensor = field(repr=False)

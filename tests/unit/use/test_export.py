@@ -301,15 +301,14 @@ def test_the_command_exports_a_named_run(
     scored: RunPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.chdir(scored.root)
-    params = ["--params", str(ROOT / "params.yaml")]
-    names = "refcoco_vit_b", "refcoco_vit_b/seed0", "runs/mini/refcoco_vit_b/seed0"
+    names = "refcoco_vit_b", "mini/refcoco_vit_b/seed0", str(scored.folder)
     for number, name in enumerate(names):
-        assert main(["export", name, "-o", str(tmp_path / str(number)), *params]) == 0
+        assert main(["export", name, "-o", str(tmp_path / str(number))]) == 0
     contents = [content_of(tmp_path / str(number)) for number in range(len(names))]
     assert contents[0] == contents[1] == contents[2]
-    assert main(["export", "refcoco_vit_b", "-o", str(tmp_path / "0"), *params]) == 1
+    assert main(["export", "refcoco_vit_b", "-o", str(tmp_path / "0")]) == 1
     capsys.readouterr()
-    for name in ("refcoco_vit_x", "runs/mini/refcoco_vit_b", "nq_8"):
-        assert main(["export", name, "-o", str(tmp_path / "new"), *params]) == 1
+    for name in ("refcoco_vit_x", "runs/mini/refcoco_vit_b"):
+        assert main(["export", name, "-o", str(tmp_path / "new")]) == 1
         assert len(capsys.readouterr().err.strip().splitlines()) == 1
     assert not (tmp_path / "new").exists()
