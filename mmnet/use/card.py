@@ -1,7 +1,6 @@
 """The model card of an exported run: README.md, made from the run's own files."""
 
 import json
-from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -17,7 +16,8 @@ from mmnet.runtime.files import read_json
 from mmnet.runtime.fingerprint import PACKAGE
 from mmnet.runtime.progress import duration
 from mmnet.tracking.provenance import revision
-from mmnet.tracking.record import Record, read
+from mmnet.tracking.record import Record
+from mmnet.use.half import HalfCost
 
 CARD = "README.md"
 LICENCE = "apache-2.0"
@@ -25,29 +25,16 @@ METRIC_TYPES = {"mIoU": "mean_iou", "oIoU": "overall_iou"}
 """Names that model hubs know; Pr@X is `precision@X`."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class HalfCost:
-    """What rounding the weights to fp16 does to val: mIoU as fractions; None where not measured."""
-
-    before: float | None = None
-    after: float | None = None
-    sentences: int = 0
-    changed: int = 0
-    """Of these: sentences whose mask counts other pixels."""
-
-    def __str__(self) -> str:
-        if self.before is None or self.after is None:
-            return "not measured: the run's data were not at hand"
-        before, after = 100 * self.before, 100 * self.after
-        return (
-            f"{before:.4f} -> {after:.4f} ({after - before:+.4f} points; the masks of "
-            f"{self.changed:,} of {self.sentences:,} sentences differ)"
-        )
+def scores_of(record: Record) -> dict[str, Any]:
+    """Return what `mmnet evaluate` wrote of this training; nothing where it did not run."""
+    scores: dict[str, Any] = json.loads(record.artifacts.get("scores.json", b"{}"))
+    return scores
 
 
 def model_card(
     run: RunPaths,
     identity: Identity,
+    record: Record,
     *,
     is_procedural: bool,
     files: dict[str, str],
@@ -55,14 +42,12 @@ def model_card(
 ) -> str:
     """Return a run's model card, with a YAML header that model hubs read.
 
-    `files` maps the names of the exported files to their SHA-256; `half` is given for fp16.
-
-    Raises:
-        TrackingError: files of the run are missing or damaged.
+    `record` holds what its files have; `files` maps the names of the exported files to their
+    SHA-256; `half` is given for fp16.
     """
-    record = read(run, identity, None)
-    splits = json.loads(record.artifacts.get("scores.json", b"{}")).get("splits", {})
-    epochs = [json.loads(line) for line in record.artifacts["metrics.jsonl"].splitlines()]
+    scores = scores_of(record)
+    splits = scores.get("splits", {})
+    epochs = map(json.loads, record.artifacts.get("metrics.jsonl", b"").splitlines())
     dataset = TITLES[identity.values["dataset_name"]]
     suffix = " (procedural benchmark)" * is_procedural
     card = ENVIRONMENT.overlay(loader=PackageLoader("mmnet.use")).get_template("model_card.md.j2")
@@ -76,7 +61,8 @@ def model_card(
         every_value=flat(identity.values),
         metrics=METRICS,
         splits=splits,
-        epochs=epochs,
+        threshold=scores.get("config", {}).get("evaluate", {}).get("threshold"),
+        epochs=list(epochs),
         facts=_facts(run, identity, record),
         hashes=_hashes(identity, record) | files,
         files=files,

@@ -19,10 +19,12 @@ from mmnet.data.refer import read_table
 from mmnet.evaluate.metrics import METRICS
 from mmnet.runtime.errors import CheckpointError, MMNetError
 from mmnet.runtime.files import atomic_folder, checksum, read_json
+from mmnet.tracking.record import read
 from mmnet.use import export as module
-from mmnet.use.card import HalfCost, model_card
+from mmnet.use.card import model_card
 from mmnet.use.export import export
 from mmnet.use.folder import VERSION
+from mmnet.use.half import HalfCost
 from support.tiny import ROOT, Tiny
 
 
@@ -156,7 +158,8 @@ def test_a_card_of_photographs_names_their_biases_and_licences(run: RunPaths) ->
     run.identity.write_text(json.dumps(about))
     content = torch.load(run.checkpoint, weights_only=True)
     torch.save(content | {"identity": about["identity"]}, run.checkpoint)
-    text = model_card(run, identity, is_procedural=False, files={}, half=None)
+    record = read(run, identity, None)
+    text = model_card(run, identity, record, is_procedural=False, files={}, half=None)
     assert "procedural" not in text
     for word in ("COCO's biases", "CC BY 4.0", "MIT"):
         assert word in text
