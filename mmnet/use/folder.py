@@ -26,25 +26,25 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 REMEDY = "Export the run again: mmnet export."
 
 
-def read_folder(folder: Path, *, name: str = "") -> tuple[InferenceConfig, "MMNet"]:
+def read_folder(folder: Path, *, name: str) -> tuple[InferenceConfig, "MMNet"]:
     """Build the network of an exported folder, with its weights in fp32, on the CPU.
 
-    Errors call the folder by `name`, where it has another than its path.
+    Errors call the folder by `name`.
 
     Raises:
         CheckpointError: a file is missing, damaged, of a newer format, or not of this model.
     """
-    name = name or str(folder)
     content = read_config(folder, name=name)
     config = _inference_config(content, name)
     weights = folder / WEIGHTS
     if not weights.is_file():
         raise CheckpointError(f"{name}: has no {WEIGHTS}.{_pickles_in(folder)} {REMEDY}")
     network = build_network(config, _read_weights(weights, name), f"{name}/{WEIGHTS}", REMEDY)
-    if checksum(weights) != content.get("weights", {}).get("sha256"):
+    stated = content.get("weights")
+    if not isinstance(stated, dict) or checksum(weights) != stated.get("sha256"):
         raise CheckpointError(
             f"{name}/{WEIGHTS}: its SHA-256 is not the one in {CONFIG}: damaged, or of another "
-            f"export. Copy the folder again, or export the run again."
+            "export. Copy the folder again, or export the run again."
         )
     return config, network
 
@@ -68,7 +68,7 @@ def read_config(folder: Path, *, name: str) -> dict[str, Any]:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"{name}/{CONFIG}: not of an exported MMNet. {REMEDY}")
     version = content.get("format_version")
-    if not isinstance(version, int) or version > VERSION:
+    if not isinstance(version, int) or not 1 <= version <= VERSION:
         raise CheckpointError(
             f"{name}/{CONFIG}: has format version {version}; this mmnet reads up to {VERSION}. "
             "Install a newer mmnet."

@@ -51,10 +51,11 @@ def _download(address: str, repository: str, file: str, revision: str | None) ->
     except RevisionNotFoundError:
         problem = f"has no revision {revision}."
     except LocalEntryNotFoundError:
-        offline = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "cannot be reached"
+        endpoint = f"{constants.ENDPOINT} cannot be reached"
+        why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else endpoint
         problem = (
-            f"{file} is not in the cache, and {constants.ENDPOINT} is not asked: {offline}. "
-            "Load it once with a network, or copy the folder and load that."
+            f"{file} is not in the cache, and {why}. Load it once with a network, or copy the "
+            "folder and load that."
         )
     except EntryNotFoundError:
         problem = f"has no {file}, so it is not what `mmnet export` writes. {REMEDY}"

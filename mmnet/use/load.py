@@ -24,7 +24,7 @@ CHECKPOINT, ABOUT = "checkpoint.pt", "run.json"
 
 def load(path: str | Path, *, device: str = "auto", exact: bool = False) -> "Model":
     """Load a trained model; see `mmnet.load`."""
-    path = _local(path)
+    name, path = str(path), _local(path)
     if exact:
         choose_arithmetic(path)
 
@@ -34,7 +34,7 @@ def load(path: str | Path, *, device: str = "auto", exact: bool = False) -> "Mod
     from mmnet.use.model import Model
 
     if is_exported(path):
-        config, network = read_folder(path)
+        config, network = read_folder(path, name=name)
     else:
         config, network = read_checkpoint(path / CHECKPOINT if path.is_dir() else path)
     if exact:
@@ -102,7 +102,8 @@ def _device(name: str) -> "torch.device":
 def choose_arithmetic(path: Path) -> None:
     """Choose the training's arithmetic by its values; where they are missing, the portable one."""
     if is_exported(path):
-        about = values = read_json(path / CONFIG).get("inference", {})
+        inference = read_json(path / CONFIG).get("inference")
+        about = values = inference if isinstance(inference, dict) else {}
     else:
         about = read_json((path if path.is_dir() else path.parent) / ABOUT)
         values = about.get("identity", {}).get("values", {"portable": True})

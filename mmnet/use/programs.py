@@ -1,6 +1,7 @@
 """`torch.export` programs of MMNet: they run without this package, in Python or C++."""
 
 import contextlib
+import io
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,7 +69,10 @@ def write_programs(model: MMNet, folder: Path, *, image_size: int, max_length: i
         # On the CPU nothing comes of it.
         warnings.filterwarnings("ignore", "No complete tensor found in the group")
         for name, program in _programs(model, image_size, max_length):
-            save(program, folder / name)
+            # Through memory: torch's own writer reports a full disk as an error of its own.
+            buffer = io.BytesIO()
+            save(program, buffer)
+            (folder / name).write_bytes(buffer.getbuffer())
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import resource
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from mmnet.config.paths import Paths, RunPaths
 from mmnet.data.refer import read_table
 from mmnet.evaluate.metrics import METRICS
 from mmnet.runtime.errors import CheckpointError, MMNetError
-from mmnet.runtime.files import atomic_folder, checksum, read_json
+from mmnet.runtime.files import checksum, read_json
 from mmnet.tracking.record import read
 from mmnet.use import export as module
 from mmnet.use.card import model_card
@@ -222,7 +223,9 @@ def only_pickles(folder: Path) -> None:
         (cut_config, "config.json"),
         (lambda folder: edit(folder, format=None, model_type="bert"), "not of an exported"),
         (newer, f"version {VERSION + 1}"),
-        (lose_a_value, "inference.max_length"),
+        (lose_a_value, r"inference\.max_length"),
+        (lambda folder: edit(folder, inference=[], weights=[]), "inference"),
+        (lambda folder: edit(folder, weights=[]), "SHA-256"),
         (rename_a_weight, "Missing key"),
         (change_a_weight, "SHA-256"),
         (cut_weights, "model.safetensors"),
@@ -273,23 +276,16 @@ def test_nothing_is_overwritten_unasked(
     assert (folder / "thesis.tex").exists()
 
 
-def test_a_folder_whose_place_cannot_be_taken_stays(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "old").touch()
-    rename = Path.rename
-
-    def full(self: Path, target: Path) -> Path:
-        if self.name == "new":
-            raise OSError(28, "No space left on device")
-        return rename(self, target)
-
-    monkeypatch.setattr(Path, "rename", full)
-    with pytest.raises(MMNetError, match="cannot be written"), atomic_folder(tmp_path / "a"):
-        pass
-    assert [path.name for path in tmp_path.iterdir()] == ["a"]
-    assert (tmp_path / "a" / "old").exists()
+def test_a_full_disk_is_one_line_and_leaves_nothing(scored: RunPaths, tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(MMNetError, match="cannot be written") as caught:
+            export(scored, tmp_path / "model")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_checkpoint_of_another_run_is_refused(run: RunPaths) -> None:
