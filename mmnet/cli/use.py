@@ -23,11 +23,11 @@ def segment(arguments: argparse.Namespace) -> int:
 
     from mmnet.use.segment import Segmenting
 
-    work = Segmenting(model, tasks, output)
+    work = Segmenting(model, tasks, output, threshold=arguments.threshold)
     if output.is_single:
-        work.one(arguments.threshold)
+        work.one()
     else:
-        work.all(arguments.threshold)
+        work.all()
     return 1 if work.failed else 0
 
 

@@ -23,8 +23,12 @@ def draw_queries(result: Result, queries: QueryMasks) -> Image.Image:
         f"{n + 1}: score {queries.scores[n]:.3f}, {_plain(words[n])}": Image.fromarray(masks[n])
         for n in np.argsort(-queries.scores, kind="stable")
     }
-    overlay = result.overlay().resize(size[::-1], Image.Resampling.LANCZOS)
-    rows = [[strip(result.sentence, {f"confidence {result.confidence:.2f}": overlay})]]
+    shown = {"picture": result.pixels.preview, "mask": result.overlay()}
+    above = {
+        name: picture.resize(size[::-1], Image.Resampling.LANCZOS)
+        for name, picture in shown.items()
+    }
+    rows = [[strip(f"{result.sentence}  (confidence {result.confidence:.2f})", above)]]
     labels = list(tiles)
     for first in range(0, len(labels), COLUMNS):
         rows.append([strip("", {name: tiles[name] for name in labels[first : first + COLUMNS]})])

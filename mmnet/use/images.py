@@ -5,6 +5,7 @@ turned as EXIF says, on white where transparent, 8 bits a channel, the first fra
 """
 
 import math
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlparse
@@ -89,15 +90,14 @@ def _of_array(array: np.ndarray[Any, Any]) -> _Decoded:
 
 def _of_file(path: Path) -> _Decoded:
     try:
-        with Image.open(path) as image:
+        # Pillow warns of large pictures and of odd metadata; neither keeps them from being read.
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
             if not _is_plain_jpeg(image):
                 return _of_pillow(image)
             pixels = read_image(path)
             return _Decoded(pixels, pixels.shape[1], pixels.shape[2], ())
     except FileNotFoundError:
         raise DataError(f"{path}: not found.") from None
-    except (IsADirectoryError, PermissionError) as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}.") from None
     except UnidentifiedImageError:
         raise DataError(
             f"{path}: not a picture that Pillow can read. Use a JPEG, PNG or WebP file."
@@ -105,6 +105,8 @@ def _of_file(path: Path) -> _Decoded:
     except Image.DecompressionBombError:
         raise DataError(f"{path}: has more than 178 megapixels. Make it smaller.") from None
     except Exception as error:  # a damaged file can raise nearly anything
+        if isinstance(error, OSError) and error.strerror:  # a folder, or no permission
+            raise DataError(f"{path}: cannot be read: {error.strerror}.") from None
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
         if isinstance(error, DataError):  # read_image's, whose remedy is for the data sets
             reason = "its JPEG data end early or are invalid"

@@ -18,7 +18,7 @@ from mmnet.data.transforms import Placement, logits_to_image
 from mmnet.evaluate.pictures import ORANGE
 from mmnet.runtime.errors import MMNetError
 from mmnet.runtime.files import atomic_path
-from mmnet.use.images import Pixels
+from mmnet.use.images import LARGE, Pixels
 
 Mask = NDArray[np.bool_]
 Floats = NDArray[np.float32]
@@ -190,15 +190,20 @@ def write_png(image: Image.Image, path: Path) -> None:
 
 
 def _outlines(mask: Mask, box: tuple[int, int, int, int] | None) -> Iterator[list[float]]:
-    """Yield the outer outlines of a mask, along the pixels' centres and half a pixel beyond."""
+    """Yield the outer outlines of a mask, half a pixel beyond the centres of its outer pixels.
+
+    A mask of more than LARGE pixels is outlined from every second one, or fewer.
+    """
     if box is None:
         return
     from contourpy import FillType, contour_generator  # slow to import, and rarely wanted
 
     left, top, width, height = box
-    padded = np.pad(mask[top : top + height, left : left + width], 1).astype(float)
-    generator = contour_generator(z=padded, fill_type=FillType.OuterOffset)
+    step = math.ceil(math.sqrt(width * height / LARGE))
+    part = mask[top : top + height : step, left : left + width : step]
+    generator = contour_generator(z=np.pad(part, 1).astype(float), fill_type=FillType.OuterOffset)
     polygons: Any = generator.filled(0.5, 2.0)
     for points, ends in zip(*polygons, strict=True):
         outer = points[: ends[1] - 1]  # closed: the last point is the first
-        yield (outer + np.array([left - 0.5, top - 0.5])).ravel().round(2).tolist()
+        corners = np.array([left, top]) + step * (outer - 0.5)
+        yield corners.ravel().round(2).tolist()
