@@ -113,7 +113,8 @@ def _facts(run: RunPaths, identity: Identity, record: Record) -> dict[str, str]:
     clean = tags.get("git.clean", "yes")
     changed = "" if clean == "yes" else f", with uncommitted changes in {clean[4:]}"
     versions = {k[8:]: tag for k, tag in tags.items() if k.startswith("version.")}
-    own = revision(PACKAGE.parent)["commit"]
+    is_clone = (PACKAGE.parent / ".git").exists()  # installed, it may be in another's repository
+    own = revision(PACKAGE.parent)["commit"] if is_clone else None
     facts = {
         "Run": f"{run.profile}/{run.experiment}, seed {run.seed}",
         "Git revision of the training": tags.get("git.commit", unknown) + changed,

@@ -19,8 +19,8 @@ from mmnet.config.paths import Paths, RunPaths
 from mmnet.data.refer import read_table
 from mmnet.evaluate.metrics import METRICS
 from mmnet.runtime.errors import CheckpointError, MMNetError
-from mmnet.runtime.files import checksum, read_json
-from mmnet.tracking.record import read
+from mmnet.runtime.files import checksum, read_json, write_json
+from mmnet.tracking.record import published, read
 from mmnet.use import export as module
 from mmnet.use.card import model_card
 from mmnet.use.export import export
@@ -132,6 +132,24 @@ def test_the_card_has_what_the_runs_files_have(shared: Path, scored: RunPaths) -
     for limit in ("English", "One object", "No negatives"):
         assert f"**{limit}.**" in card.text
     assert str(scored.root) not in card.content
+
+
+def test_the_card_says_where_the_training_was_and_of_which_code(run: RunPaths) -> None:
+    identity = published(run)
+    assert identity is not None
+    work = run.work(identity)
+    record: dict[str, Any] = {"started": 0, "device": "H100", "packages": {"torch": "9.9"}}
+    write_json(work.record, record | {"git": {"commit": "c0ffee", "changed": ["a.py"]}})
+    write_json(work.progress, read_json(work.progress) | {"seconds": 7200.0})
+    export(run, run.root / "model")
+    rows = (run.root / "model" / "README.md").read_text().splitlines()
+    for fact, named in (
+        ("revision of", "c0ffee, with uncommitted changes in a.py"),
+        ("on", "H100"),
+    ):
+        assert any(named in row for row in rows if fact in row), fact
+    assert "| Training time | 2.0 h |" in rows
+    assert "| Packages | torch 9.9 |" in rows
 
 
 def test_a_card_of_a_run_without_scores_has_no_results(run: RunPaths) -> None:
