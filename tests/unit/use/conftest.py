@@ -9,6 +9,7 @@ from mmnet.config.paths import Paths, RunPaths
 from mmnet.evaluate.metrics import score_run
 from mmnet.evaluate.predict import predict_splits
 from mmnet.runtime.files import write_json
+from mmnet.use.export import export
 from support.tiny import Tiny
 from support.training import CPU, inputs_of, run_in
 
@@ -36,3 +37,16 @@ def run(scored: RunPaths, tmp_path: Path) -> RunPaths:
     for name in ("runs", "scores"):
         shutil.copytree(scored.root / name, tmp_path / name)
     return RunPaths(scored.profile, scored.experiment, scored.seed, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def shared(scored: RunPaths, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shared") / "model"
+    export(scored, folder)
+    return folder
+
+
+@pytest.fixture
+def folder(shared: Path, tmp_path: Path) -> Path:
+    """A copy of the exported folder, to be changed."""
+    return Path(shutil.copytree(shared, tmp_path / "folder"))
