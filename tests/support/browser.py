@@ -80,6 +80,17 @@ class Page:
             time.sleep(0.05)
         return value
 
+    def text(self, selector: str) -> str:
+        """Return what an element shows, in one line."""
+        (shown,) = self.texts(selector)[:1]
+        return " ".join(shown.split())
+
+    def texts(self, selector: str) -> list[str]:
+        """Return what each element of a selector shows."""
+        every = f"[...document.querySelectorAll({json.dumps(selector)})]"
+        found: list[str] = self.js(f"{every}.map((element) => element.innerText)")
+        return found
+
     def open(self, address: str, *, width: int = 1280, dark: bool = False) -> None:
         height = 900 if width > 600 else 844
         sizes = {"width": width, "height": height, "deviceScaleFactor": 1}

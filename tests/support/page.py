@@ -1,6 +1,7 @@
 """A small model behind the page, as a finished run beside its data."""
 
 import contextlib
+import io
 import json
 import shutil
 import threading
@@ -8,7 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 
 import mmnet
 from mmnet.config.paths import Paths
@@ -64,3 +67,15 @@ def served(model: Model, known: About) -> Iterator[str]:
             server.should_exit = True
             thread.join()
             worker.close()
+
+
+def picture(seed: int = 0, size: tuple[int, int] = (60, 40)) -> Image.Image:
+    """Return a picture of noise; `size` is width and height."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def png(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()

@@ -8,7 +8,10 @@ from mmnet.config.paths import Paths
 from mmnet.data.refer import read_table
 from mmnet.report.tables.common import TITLES
 from mmnet.runtime.errors import DataError
+from mmnet.runtime.files import read_json
 from mmnet.use.config import InferenceConfig
+from mmnet.use.folder import CONFIG
+from mmnet.use.load import ABOUT
 
 EXAMPLES = 6
 
@@ -38,27 +41,29 @@ def about(config: InferenceConfig, folder: Path) -> About:
         *(("Model", config.name), ("Backbone", config.architecture), ("Trained on", data)),
         ("Queries", str(config.model.num_queries)),
     ]
-    if (best := best_miou(folder / "metrics.jsonl")) is not None:
+    if (best := val_miou(folder)) is not None:
         facts.append(("val mIoU", f"{100 * best:.1f} %"))
     examples = examples_of(folder, config.profile, config.dataset)
     return About(config.name, facts, config.max_length, examples)
 
 
-def best_miou(metrics: Path) -> float | None:
-    """Return the mIoU on val of a training's best epoch; None where the file does not say."""
+def val_miou(folder: Path) -> float | None:
+    """Return the mIoU on val of a run's best epoch, or of an export; None where no file has it."""
     try:
-        lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-        return max(float(line["val"]["mIoU"]) for line in lines)
+        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        return max(float(json.loads(line)["val"]["mIoU"]) for line in lines)
     except (OSError, ValueError, KeyError, TypeError):
-        return None
+        scores = read_json(folder / CONFIG).get("scores") or {}
+        miou: float | None = scores.get("val", {}).get("mIoU")
+        return miou
 
 
 def examples_of(folder: Path, profile: str, dataset: str) -> list[Example]:
     """Return pictures of a run's val split, evenly apart, each with a sentence.
 
-    None where the run's data are not there: elsewhere than in its repository.
+    None of a folder that is not a run's, or whose repository has no data.
     """
-    if len(folder.parents) < 4:
+    if not (folder / ABOUT).is_file() or len(folder.parents) < 4:
         return []
     paths = Paths(profile, folder.parents[3])
     try:

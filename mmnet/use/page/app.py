@@ -11,6 +11,7 @@ import json
 import logging
 import re
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
@@ -39,57 +40,20 @@ PATIENCE = 60.0
 
 def application(worker: Worker, about: About) -> Starlette:
     """Return the server's application; `worker` does the model's work, one request at a time."""
-    bodies = asyncio.Semaphore(BODIES)
-    html = (files("mmnet.use.page") / "page.html").read_text(encoding="utf-8")
-
-    async def page(request: Request) -> Response:
-        return HTMLResponse(html)
-
-    async def model(request: Request) -> Response:
-        return JSONResponse(about.as_json())
-
-    async def example(request: Request) -> Response:
-        data = _example(about, request).read_bytes()
-        return Response(data, media_type="image/jpeg")
-
-    async def take_example(request: Request) -> Response:
-        data = _example(about, request).read_bytes()
-        return JSONResponse(await worker.run(worker.look, data))
-
-    async def take_picture(request: Request) -> Response:
-        async with bodies:
-            data = await _body(request, MOST_BYTES)
-            return JSONResponse(await worker.run(worker.look, data))
-
-    async def picture(request: Request) -> Response:
-        shown = await worker.run(worker.shown, request.path_params["id"])
-        return Response(shown, media_type="image/jpeg")
-
-    async def find(request: Request) -> Response:
-        values = await _values(request)
-        picture, sentence = _text(values, "picture"), _sentence(values)
-        return JSONResponse(await worker.run(worker.find, picture, sentence))
-
-    async def mask(request: Request) -> Response:
-        values = await _values(request)
-        picture, sentence, level = _text(values, "picture"), _sentence(values), _level(values)
-        png = await worker.run(worker.mask, picture, sentence, level)
-        return Response(png, media_type="image/png")
-
-    routes = [
-        Route("/", page),
-        Route("/model", model),
-        Route("/examples/{number:int}", example),
-        Route("/examples/{number:int}", take_example, methods=["POST"]),
-        Route("/pictures", take_picture, methods=["POST"]),
-        Route("/pictures/{id}", picture),
-        Route("/find", find, methods=["POST"]),
-        Route("/mask", mask, methods=["POST"]),
-    ]
+    page = _Page(worker, about)
     return Starlette(
-        routes=routes,
+        routes=[
+            Route("/", page.html),
+            Route("/model", page.model),
+            Route("/examples/{number:int}", page.example),
+            Route("/examples/{number:int}", page.take_example, methods=["POST"]),
+            Route("/pictures", page.take_picture, methods=["POST"]),
+            Route("/pictures/{id}", page.picture),
+            Route("/find", page.find, methods=["POST"]),
+            Route("/mask", page.mask, methods=["POST"]),
+        ],
         middleware=[
-            Middleware(_Guard, policy=_policy(html)),
+            Middleware(_Guard, policy=_policy(page.text)),
             Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"]),
         ],
         exception_handlers={
@@ -102,6 +66,54 @@ def application(worker: Worker, about: About) -> Starlette:
     )
 
 
+class _Page:
+    """Answers, a method for each address."""
+
+    def __init__(self, worker: Worker, about: About) -> None:
+        self.worker, self.about = worker, about
+        self.bodies = asyncio.Semaphore(BODIES)
+        self.text = (files("mmnet.use.page") / "page.html").read_text(encoding="utf-8")
+
+    async def html(self, request: Request) -> Response:
+        return HTMLResponse(self.text)
+
+    async def model(self, request: Request) -> Response:
+        return JSONResponse(self.about.as_json())
+
+    async def example(self, request: Request) -> Response:
+        return Response(self._example(request), media_type="image/jpeg")
+
+    async def take_example(self, request: Request) -> Response:
+        return JSONResponse(await self.worker.run(self.worker.look, self._example(request)))
+
+    async def take_picture(self, request: Request) -> Response:
+        async with self.bodies:
+            data = await _body(request, MOST_BYTES)
+            return JSONResponse(await self.worker.run(self.worker.look, data))
+
+    async def picture(self, request: Request) -> Response:
+        shown = await self.worker.run(self.worker.shown, request.path_params["id"])
+        return Response(shown, media_type="image/jpeg")
+
+    async def find(self, request: Request) -> Response:
+        values = await _values(request)
+        picture, sentence = _text(values, "picture"), _sentence(values)
+        return JSONResponse(await self.worker.run(self.worker.find, picture, sentence))
+
+    async def mask(self, request: Request) -> Response:
+        values = await _values(request)
+        picture, sentence, level = _text(values, "picture"), _sentence(values), _level(values)
+        png = await self.worker.run(self.worker.mask, picture, sentence, level)
+        return Response(png, media_type="image/png")
+
+    def _example(self, request: Request) -> bytes:
+        number: int = request.path_params["number"]
+        if number >= len(self.about.examples):
+            raise HTTPException(404, f"there is no example {number}")
+        file: Path = self.about.examples[number].file
+        return file.read_bytes()
+
+
 def _error(status: int, text: str) -> Response:
     return JSONResponse({"error": text}, status_code=status)
 
@@ -110,13 +122,6 @@ def _failed(request: Request, error: Exception) -> Response:
     """Answer to an error of ours: its traceback is for the terminal."""
     logging.getLogger(__name__).error("%s %s", request.method, request.url.path, exc_info=error)
     return _error(500, "An error of the server: its terminal says which.")
-
-
-def _example(about: About, request: Request) -> Any:
-    number = request.path_params["number"]
-    if number >= len(about.examples):
-        raise HTTPException(404, f"there is no example {number}")
-    return about.examples[number].file
 
 
 async def _body(request: Request, most: int) -> bytes:

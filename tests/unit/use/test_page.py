@@ -1,23 +1,14 @@
-"""The page's server: what it answers, what it refuses, many requests at once, how it ends."""
+"""The page's server: what it answers, and what it refuses."""
 
 import base64
-import contextlib
-import http.client
 import io
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
@@ -25,26 +16,15 @@ from starlette.testclient import TestClient
 
 from mmnet.runtime.errors import MMNetError
 from mmnet.use.model import Model
-from mmnet.use.page.about import About
+from mmnet.use.page.about import About, about
 from mmnet.use.page.app import application
 from mmnet.use.page.serve import bound
 from mmnet.use.page.worker import PICTURES, Worker
-from support.page import loaded, made_run
+from support.page import loaded, made_run, picture, png
 from support.tiny import Tiny
 
 HOST = "http://127.0.0.1"
 MB = 1_000_000
-
-
-def picture(seed: int = 0, size: tuple[int, int] = (60, 40)) -> Image.Image:
-    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    return Image.fromarray(pixels)
-
-
-def png(image: Image.Image) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue()
 
 
 def pixels(data: bytes) -> NDArray[Any]:
@@ -86,6 +66,18 @@ def test_the_page_says_what_the_model_is_and_shows_its_own_val(
     assert by_number == client.post("/pictures", content=shown).json()
 
 
+def test_an_exported_folder_has_its_score_and_no_examples(
+    known: tuple[Model, About], tmp_path: Path
+) -> None:
+    scores = {"val": {"mIoU": 0.4321}}
+    (tmp_path / "config.json").write_text(json.dumps({"scores": scores}))
+    said = about(known[0].config, tmp_path)
+    assert dict(said.facts)["val mIoU"] == "43.2 %"
+    assert said.examples == []
+    (tmp_path / "config.json").unlink()
+    assert "val mIoU" not in dict(about(known[0].config, tmp_path).facts)
+
+
 def test_the_page_gets_what_python_gives(client: TestClient, known: tuple[Model, About]) -> None:
     image, sentence = picture(), "the red circle on the left"
     seen = client.post("/pictures", content=png(image)).json()
@@ -115,8 +107,8 @@ def test_the_page_gets_what_python_gives(client: TestClient, known: tuple[Model,
 def test_models_without_a_part_have_a_page(
     changes: dict[str, Any], tiny: Tiny, tmp_path: Path
 ) -> None:
-    model, about = loaded(made_run(tmp_path, tiny, **changes))
-    with TestClient(application(Worker(model), about), HOST) as client:
+    model, said = loaded(made_run(tmp_path, tiny, **changes))
+    with TestClient(application(Worker(model), said), HOST) as client:
         seen = client.post("/examples/0").json()
         question = {"picture": seen["id"], "sentence": "the star"}
         answer = client.post("/find", json=question).json()
@@ -213,92 +205,3 @@ def test_a_port_that_is_taken_is_one_line() -> None:
             bound(port)
     with pytest.raises(MMNetError, match=r"^port 70000: "):
         bound(70_000)
-
-
-# The command.
-
-
-@contextlib.contextmanager
-def started(run: Path, folder: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """Start `mmnet serve` in a folder; yield it and its port."""
-    command = [sys.executable, "-m", "mmnet", "serve", "--port", "0", "--checkpoint", str(run)]
-    process = subprocess.Popen(
-        command,
-        cwd=folder,
-        env=os.environ | {"TMPDIR": str(folder), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout
-    line = process.stdout.readline()
-    found = re.search(r"http://127\.0\.0\.1:(\d+)", line)
-    try:
-        assert found, line + process.communicate()[1]
-        yield process, int(found[1])
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def post(port: int, path: str, body: bytes) -> tuple[int, bytes]:
-    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port)) as connection:
-        connection.request("POST", path, body)
-        answer = connection.getresponse()
-        return answer.status, answer.read()
-
-
-def end(process: subprocess.Popen[str], port: int, number: signal.Signals) -> None:
-    """Send a signal while requests wait: it ends them and the server, without a word."""
-    body = png(picture(1, (800, 800)))
-    idle = http.client.HTTPConnection("127.0.0.1", port)
-    with ThreadPoolExecutor(20) as pool, contextlib.closing(idle):
-        idle.connect()
-        waiting = [pool.submit(post, port, "/pictures", body + bytes([n])) for n in range(20)]
-        wait(waiting, return_when=FIRST_COMPLETED)
-        process.send_signal(number)
-        out, err = process.communicate(timeout=60)
-    assert process.returncode == 0
-    assert (out, err) == ("", "")
-    assert [one for one in waiting if one.exception() or one.result()[0] != 200]
-
-
-def test_fifty_requests_at_once_wait_in_line_and_memory_stays_bounded(
-    run: Path, tmp_path: Path
-) -> None:
-    with started(run, tmp_path) as (process, port):
-        load(process, port)
-        end(process, port, signal.SIGTERM)
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()], "written to disk"
-
-
-def load(process: subprocess.Popen[str], port: int) -> None:
-    body = png(picture()) + bytes(10 * MB)  # what follows the picture is not read
-    assert post(port, "/pictures", body)[0] == 200
-    memory = psutil.Process(process.pid).memory_info
-    before, most, done = memory().rss, [0], threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.01):
-            most[0] = max(most[0], memory().rss)
-
-    def ask(number: int) -> tuple[int, int]:
-        status, seen = post(port, "/pictures", body + bytes([number]))
-        question = {"picture": json.loads(seen)["id"], "sentence": "the star"}
-        return status, post(port, "/find", json.dumps(question).encode())[0]
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    with ThreadPoolExecutor(50) as pool:
-        states = list(pool.map(ask, range(50)))
-    done.set()
-    watcher.join()
-    assert {first for first, _ in states} == {200}
-    # Of the last pictures alone; the page sends others again.
-    assert {second for _, second in states} <= {200, 410}
-    assert most[0] - before < 200 * MB  # all files have 500
-
-
-def test_ctrl_c_ends_it(run: Path, tmp_path: Path) -> None:
-    with started(run, tmp_path) as (process, port):
-        end(process, port, signal.SIGINT)

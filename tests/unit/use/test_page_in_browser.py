@@ -71,21 +71,9 @@ def photo(tmp_path: Path) -> Path:
     return path
 
 
-def text(page: Page, selector: str) -> str:
-    shown: str = page.js(f"document.querySelector({json.dumps(selector)}).innerText")
-    return " ".join(shown.split())
-
-
-def texts(page: Page, selector: str) -> list[str]:
-    found: list[str] = page.js(
-        f"[...document.querySelectorAll({json.dumps(selector)})].map((e) => e.innerText)"
-    )
-    return found
-
-
 def order(page: Page) -> list[int]:
     """The numbers of the queries, as they stand."""
-    return [int(name.split()[-1]) for name in texts(page, ".query b")]
+    return [int(name.split()[-1]) for name in page.texts(".query b")]
 
 
 def drawn(page: Page) -> str:
@@ -97,16 +85,12 @@ def drawn(page: Page) -> str:
     return shown
 
 
-def downloaded(folder: Path) -> Path:
+def downloaded(folder: Path) -> NDArray[np.bool_]:
     end = time.monotonic() + 30
     while not (files := [f for f in folder.glob("the-*.png") if f.stat().st_size]):
         assert time.monotonic() < end, list(folder.iterdir())
         time.sleep(0.05)
-    return files[0]
-
-
-def mask_of(file: Path) -> NDArray[np.bool_]:
-    with Image.open(file) as image:
+    with Image.open(files[0]) as image:
         return np.asarray(image.convert("1"))
 
 
@@ -124,9 +108,8 @@ def ask(page: Page, sentence: str, *, press: bool = False) -> None:
 
 def test_by_mouse(page: Page, model: Model, photo: Path, tmp_path: Path) -> None:
     page.click("#examples li:nth-child(2) button")
-    example = text(page, "#examples li:nth-child(2)")
+    example = page.text("#examples li:nth-child(2)")
     until_caption(page, example)
-    assert text(page, "#sentence + *") == "Find"
 
     page.choose("#file", photo)
     page.until("document.querySelector('#status').innerText.startsWith('150 ')")
@@ -137,8 +120,8 @@ def test_by_mouse(page: Page, model: Model, photo: Path, tmp_path: Path) -> None
     page.until(FOUND)
     looked = model.look(photo)
     found, read = looked.find(SENTENCE), looked.queries(SENTENCE)
-    assert text(page, "#confidence") == f"{100 * found.confidence:.0f} %"
-    assert text(page, "#pixels") == f"{found.area:,} pixels"
+    assert page.text("#confidence") == f"{100 * found.confidence:.0f} %"
+    assert page.text("#pixels") == f"{found.area:,} pixels"
     by_score = (np.argsort(-read.scores, kind="stable") + 1).tolist()
     assert order(page) == by_score
 
@@ -148,12 +131,28 @@ def test_by_mouse(page: Page, model: Model, photo: Path, tmp_path: Path) -> None
     until_caption(page, f"query {by_score[0]}")
     assert drawn(page) != whole
     reads = [f"{100 * read_by:.0f} %" for read_by in read.attention[by_score[0] - 1]]
-    assert [shown.split("\n")[1].replace("\xa0", " ") for shown in texts(page, ".word")] == reads
+    assert [shown.split("\n")[1].replace("\xa0", " ") for shown in page.texts(".word")] == reads
     page.hover("h1")
     until_caption(page, SENTENCE)
     assert drawn(page) == whole
 
-    # A word: the queries that read it, in order; a click keeps it.
+    # The threshold, by a click on its slider.
+    page.click("#threshold")
+    assert page.js("document.querySelector('#threshold').value") == "0.5"
+    at_half = looked.find(SENTENCE, 0.5)
+    area = int(re.sub(r"\D", "", page.text("#pixels")))
+    assert area == pytest.approx(at_half.area, abs=30)  # of 13,500, from 8 bits
+    assert area != found.area
+    page.click("#download")
+    np.testing.assert_array_equal(downloaded(tmp_path), at_half.mask)
+
+
+def test_a_word_ranks_the_queries_that_read_it(page: Page, model: Model, photo: Path) -> None:
+    page.choose("#file", photo)
+    page.until("document.querySelector('#status').innerText.startsWith('150 ')")
+    ask(page, SENTENCE)
+    read = model.look(photo).queries(SENTENCE)
+    by_score = order(page)
     for place in range(len(read.words)):
         page.hover(f"#words li:nth-child({place + 1}) button")
         attention = read.attention[:, place]
@@ -162,19 +161,9 @@ def test_by_mouse(page: Page, model: Model, photo: Path, tmp_path: Path) -> None
     page.click("#words li:nth-child(2) button")
     page.hover("h1")
     assert page.js("document.querySelector('.word[aria-pressed=true]').innerText").startswith("the")
-    assert "attention to “the”" in text(page, "#ranked")
+    assert "attention to “the”" in page.text("#ranked")
     page.press("Escape")
     assert order(page) == by_score
-
-    # The threshold, by a click on its slider.
-    page.click("#threshold")
-    assert page.js("document.querySelector('#threshold').value") == "0.5"
-    at_half = looked.find(SENTENCE, 0.5)
-    area = int(re.sub(r"\D", "", text(page, "#pixels")))
-    assert area == pytest.approx(at_half.area, abs=30)  # of 13,500, from 8 bits
-    assert area != found.area
-    page.click("#download")
-    np.testing.assert_array_equal(mask_of(downloaded(tmp_path)), at_half.mask)
 
 
 def focused(page: Page) -> str:
@@ -206,17 +195,17 @@ def test_by_keyboard_alone(page: Page, photo: Path, tmp_path: Path) -> None:
     ask(page, SENTENCE, press=True)
 
     tab_to(page, "threshold")
-    before, drawn_before = text(page, "#level"), drawn(page)
+    before, drawn_before = page.text("#level"), drawn(page)
     for _ in range(4):
         page.press("ArrowLeft")
-    assert float(text(page, "#level")) == pytest.approx(float(before.split(",")[0]) - 0.04)
+    assert float(page.text("#level")) == pytest.approx(float(before.split(",")[0]) - 0.04)
     assert drawn(page) != drawn_before
     tab_to(page, "download")
     page.press("Enter")
-    assert mask_of(downloaded(tmp_path)).shape == (90, 150)
+    assert downloaded(tmp_path).shape == (90, 150)
 
     tab_to(page, "word")
-    assert "attention to the start" in text(page, "#ranked")
+    assert "attention to the start" in page.text("#ranked")
     tab_to(page, "query")
     names = [f"query {number}" for number in order(page)]
     until_caption(page, names[0])
@@ -234,7 +223,7 @@ def test_by_keyboard_alone(page: Page, photo: Path, tmp_path: Path) -> None:
 def test_mistakes_are_said_in_the_page_and_the_next_one_works(page: Page, tmp_path: Path) -> None:
     def said() -> str:
         page.until("!document.querySelector('#error').hidden")
-        return text(page, "#error")
+        return page.text("#error")
 
     image = io.BytesIO()
     Image.new("1", (10_000, 6_000)).save(image, "PNG")
@@ -281,7 +270,7 @@ def test_it_fits_a_phone_and_the_dark(page: Page, address: str) -> None:
             "return [r.top, r.bottom]; })()"
         )
         assert -1 <= top < bottom < 844
-        assert text(page, "#caption").startswith("query")
+        assert page.text("#caption").startswith("query")
     assert len(papers) == 2
 
 
