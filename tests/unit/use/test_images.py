@@ -183,8 +183,8 @@ def test_what_is_no_picture_is_refused_in_one_line(tmp_path: Path) -> None:
         np.zeros((4, 4, 3)),
         np.zeros((0, 4, 3), np.uint8),
     ]
-    Image.fromarray(np.zeros((99, 99), np.uint8)).save(tmp_path / "whole.png")
-    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:-20])
+    scene().resize((400, 240)).save(tmp_path / "whole.png", compress_level=0)
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:9999])
     opened = [Image.open(tmp_path / "cut.png"), Image.new("RGB", (0, 4))]
     for source in ["", "none.jpg", "nul\0.jpg", "~nobody/x.jpg", *places, *arrays, *opened]:
         with pytest.raises(DataError) as caught:
