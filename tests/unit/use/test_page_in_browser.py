@@ -108,8 +108,7 @@ def ask(page: Page, sentence: str, *, press: bool = False) -> None:
 
 def test_by_mouse(page: Page, model: Model, photo: Path, tmp_path: Path) -> None:
     page.click("#examples li:nth-child(2) button")
-    example = page.text("#examples li:nth-child(2)")
-    until_caption(page, example)
+    until_caption(page, page.text("#examples li:nth-child(2)"))
 
     page.choose("#file", photo)
     page.until("document.querySelector('#status').innerText.startsWith('150 ')")
