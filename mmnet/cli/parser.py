@@ -94,7 +94,7 @@ def _add_commands(
     add("pretrain", "Pre-train a CLIP tower on captioned crops.", tower, device)
     add("train", "Train an experiment, or resume an interrupted training.", run, device)
     command = add("predict", "Count intersection and union for every sentence.", run, device)
-    command.add_argument("--checkpoint", type=Path, metavar="FILE", help="default: the run's own")
+    command.add_argument("--checkpoint", metavar="FILE", help="default: the run's own")
     add("evaluate", "Score the rows that predict wrote: mIoU, oIoU, Pr@X.", run)
     _add_results(add, run, device)
     command = add("mlflow-sync", "Send to MLflow what it lacks of the profile's runs.")

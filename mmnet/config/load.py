@@ -59,9 +59,13 @@ def read_values(path: Path) -> Any:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise ConfigError(f"{path}: not found. Run from the repository's root.") from None
+        raise ConfigError(
+            f"{path}: not found. Run from the repository's root, or name it with --params."
+        ) from None
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}.") from None
+        raise ConfigError(
+            f"{path}: cannot be read: {error.strerror}. It must be a YAML file."
+        ) from None
     try:
         text = content.decode("utf-8")
         values = yaml.load(text, UniqueKeys)
