@@ -16,7 +16,7 @@ from mmnet.runtime import portable
 from mmnet.runtime.errors import MMNetError, Stopped
 from mmnet.runtime.launcher import end_with_launcher, is_first, is_recorded, is_said
 from mmnet.runtime.progress import say
-from mmnet.runtime.system import check_supported, use_own_settings
+from mmnet.runtime.system import check_supported, fault_of_shell, use_own_settings
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -36,6 +36,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 128 + signal.SIGPIPE
     except MMNetError as caught:
         error = caught
+    except Exception as caught:
+        if (named := fault_of_shell(caught)) is None:
+            raise
+        error = named
     except KeyboardInterrupt:
         line = "interrupted. Run the same command again to resume."
         error = Stopped(line, signal.SIGINT)
