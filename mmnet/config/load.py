@@ -40,14 +40,25 @@ def load_params(path: Path, overrides: list[str] | None = None) -> Params:
     Raises:
         ConfigError: it cannot be read, or a value does not fit the schema or the other values.
     """
-    values = read_values(path)
+    values = own = read_values(path)
     for override in overrides or []:
         values = with_override(values, override)
     try:
         return check_params(values)
     except ConfigError as error:
         hint = _odd_character(path.read_text(encoding="utf-8"))
+        if overrides and _is_right(own):
+            shown = ", ".join(overrides)[:200]
+            hint = f" {path} itself is right: the command line or --configfile sets {shown}."
         raise ConfigError(f"{error}{hint}") from None
+
+
+def _is_right(values: Any) -> bool:
+    try:
+        check_params(values)
+    except ConfigError:
+        return False
+    return True
 
 
 def read_values(path: Path) -> Any:
