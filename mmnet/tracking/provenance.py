@@ -46,7 +46,11 @@ def revision(root: Path) -> dict[str, Any]:
     except subprocess.CalledProcessError as error:
         lines = error.stderr.strip().splitlines() or ["git failed"]
         reason = next((line for line in lines if line.startswith("fatal:")), lines[-1])
-        return {"commit": None, "changed": None, "reason": reason.removeprefix("fatal: ")[:200]}
+        return {
+            "commit": None,
+            "changed": None,
+            "reason": reason.removeprefix("fatal: ")[:200].rstrip("."),
+        }
     return {"commit": commit, "changed": [line[3:] for line in changed]}
 
 
