@@ -120,9 +120,15 @@ ifneq ($(AGAIN),)
 .PHONY: .venv/installed .venv/installed-dev
 endif
 
+define check_path
+	@case "$$PWD" in *:*) echo "$$PWD: PATH cannot hold a folder with a colon. Move the checkout."\
+ >&2; exit 1 ;; esac
+endef
+
 # Without the network.
 .PHONY: adapted
 adapted:
+	$(check_path)
 	@echo "make: .venv was made in another folder; adapting it to this one."
 	.venv/bin/python -m venv --without-pip .venv
 	.venv/bin/python .ci/link.py .
@@ -131,6 +137,7 @@ BECAUSE_gone := by a Python that is gone
 BECAUSE_other := by another Python
 # Where .venv is made again, the old one waits beside it, and is back if that fails.
 define install
+	$(check_path)
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 to 3.14 with venv is on the PATH. Install one\
  (Debian: apt-get install python3-venv), or give PYTHON=/path/to/python3." >&2; exit 1; }
 	@test -n "$$("$(PYTHON)" -c '$(SUPPORTED)' 2>/dev/null)" || { echo "PYTHON=$(PYTHON) is not Python\

@@ -12,7 +12,7 @@ import sysconfig
 from pathlib import Path
 
 START = b"""#!/bin/sh
-'''exec' "$(dirname -- "$(realpath -- "$0")")/python" "$0" "$@"
+'''exec' "$(dirname -- "$(realpath -- "$0" 2>/dev/null || echo "$0")")/python" "$0" "$@"
 ' '''
 """
 PYTHON = re.compile(rb"\A#!(?:[^\n]*/bin/python[^\n]*\n|/bin/sh\n'''exec' [^\n]*\n' '''\n)")

@@ -92,7 +92,7 @@ def read_values(path: Path) -> Any:
             f"{path}: not YAML: line {line} has the control character {error.character:#04x}. "
             "Remove it."
         ) from None
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(
             f"{path}: not YAML: {' '.join(str(error).split())}{_odd_character(text)}"
         ) from None

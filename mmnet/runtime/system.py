@@ -77,6 +77,8 @@ def use_own_settings() -> None:
         ) from None
     for name in ("TMPDIR", *({"TEMP", "TMP"} & os.environ.keys())):
         os.environ[name] = str(temporary)
+    for name in ("BASH_ENV", "ENV"):  # what a shell reads first, which may change PATH
+        os.environ.pop(name, None)
     os.environ["MPLBACKEND"] = "Agg"  # a notebook's is not installed here
     matplotlib = find_spec("matplotlib")
     if matplotlib and matplotlib.origin:

@@ -180,6 +180,8 @@ def test_a_moved_checkout_works_without_the_network_whatever_the_shell_hands_dow
         prefix, mmnet, *environment = ast.literal_eval(found)
         assert [Path(prefix), Path(mmnet)] == [there / ".venv", there / "mmnet"]
         assert not handed.keys() & set(environment)
+    refused = make(shutil.copytree(there, tmp_path / "a:b", symlinks=True), "table1")
+    assert "a:b: PATH cannot" in refused.stderr
     copied = shutil.copytree(there, tmp_path / "copied", symlinks=True)
     assert "adapting" in make(copied, "table1").stdout
     assert made_here.returncode == 0, made_here.stderr

@@ -112,7 +112,9 @@ def test_folders_of_the_users_that_cannot_be_written_stop_nothing(
     names = ("HOME", "XDG_CACHE_HOME", "TMPDIR", "TEMP", "TMP")
     handed = {name: str(tmp_path / "file" / name) for name in names}
     asked = ("snakemake", "--cores", "1", "--force", "--", PARAMETERS)
-    done = tool(clone, *asked, **handed, MPLBACKEND="module://nowhere")
+    (tmp_path / "profile").write_text("export PATH=/nowhere; cd /\n")
+    handed |= {"MPLBACKEND": "module://nowhere", "BASH_ENV": str(tmp_path / "profile")}
+    done = tool(clone, *asked, **handed)
     assert done.returncode == 0, done.stderr
 
 
