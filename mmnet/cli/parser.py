@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mmnet.cli import data, pipeline, report, train
+from mmnet.cli import data, pipeline, report, train, use
 from mmnet.config.load import load_params
 from mmnet.config.schema import Params
 from mmnet.config.tables import TABLES
@@ -17,6 +17,7 @@ from mmnet.runtime.errors import MMNetError, Stopped
 from mmnet.runtime.launcher import end_with_launcher, is_first, is_recorded, is_said
 from mmnet.runtime.progress import say
 from mmnet.runtime.system import check_supported, fault_of_shell, use_own_settings
+from mmnet.use.tasks import FORMATS
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,8 +28,9 @@ def main(arguments: list[str] | None = None) -> int:
         use_own_settings()
         end_with_launcher()
         parsed = _parser().parse_args(arguments, argparse.Namespace(command_line=arguments))
-        parsed.loaded = load_params(parsed.params, parsed.set)
-        _choose_arithmetic(parsed.loaded)
+        if hasattr(parsed, "params"):
+            parsed.loaded = load_params(parsed.params, parsed.set)
+            _choose_arithmetic(parsed.loaded)
         command: Callable[[argparse.Namespace], int | None] = parsed.run
         return command(parsed) or 0
     except BrokenPipeError:  # as of `mmnet status | head`
@@ -64,17 +66,21 @@ def _parser() -> argparse.ArgumentParser:
         description="MMNet: Multi-Mask Network for Referring Image Segmentation, from raw data to "
         "its tables. The Snakefile calls these commands in order; each can be called by hand.",
     )
-    runs = vars(data) | vars(train) | vars(report) | vars(pipeline)
+    runs = vars(data) | vars(train) | vars(report) | vars(pipeline) | vars(use)
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     params, *shared = _shared()
 
-    def add(name: str, text: str, *others: argparse.ArgumentParser) -> Any:
-        parents = [params, *others]
+    def add(
+        name: str, text: str, *others: argparse.ArgumentParser, reads_params: bool = True
+    ) -> Any:
+        parents = [*([params] if reads_params else []), *others]
         command = subparsers.add_parser(name, help=text, description=text, parents=parents)
         command.set_defaults(run=runs[name.replace("-", "_")])
         return command
 
     _add_commands(add, *shared)
+    _add_use(add)
+    _add_export(add)
     return parser
 
 
@@ -139,6 +145,58 @@ def _add_results(
     command.add_argument("--with", **reference)
     add("curves", "Collect the runs' training curves in one CSV.")
     add("paper", "Typeset all tables, figures and claims in results/ as one PDF.")
+
+
+def _add_use(add: Callable[..., Any]) -> None:
+    """Add the commands on one's own pictures; a model knows its own values."""
+    model = argparse.ArgumentParser(add_help=False)
+    text = "a finished run: EXPERIMENT, EXPERIMENT/seedN or PROFILE/EXPERIMENT/seedN"
+    model.add_argument("--run", dest="run_name", metavar="RUN", help=f"{text}; default: the only")
+    text = "a checkpoint or a folder that holds one, instead of a run"
+    model.add_argument("--checkpoint", metavar="PATH", help=text)
+    text = "cpu, cuda, cuda:1, ... or auto, the default"
+    model.add_argument("--device", default="auto", help=text)
+
+    text = "Find what sentences name in pictures, and write masks."
+    command = add("segment", text, model, reads_params=False)
+    text = "a picture, or a folder of pictures"
+    command.add_argument("image", nargs="?", metavar="IMAGE", help=text)
+    text = "what to find, such as 'the left dog'; each in each picture"
+    command.add_argument("sentences", nargs="*", metavar="SENTENCE", help=text)
+    text = "CSV with the columns image, sentence and, if there is one, id; -: standard input"
+    command.add_argument("--pairs", metavar="FILE", help=text)
+    text = "a folder, or a .png for one mask"
+    options: dict[str, Any] = {"type": Path, "metavar": "PATH", "help": text}
+    command.add_argument("-o", "--output", required=True, **options)
+    text = (
+        "png: a mask for each pair; jsonl: results.jsonl alone; coco: annotations.json too; "
+        "polygons: in results.jsonl instead of run lengths. Default: %(default)s"
+    )
+    command.add_argument("--format", choices=FORMATS, default="png", help=text)
+    text = "also draw each mask on its picture"
+    command.add_argument("--overlay", action="store_true", help=text)
+    text = "also draw and list what each query reads, its mask and its score"
+    command.add_argument("--queries", action="store_true", help=text)
+    text = "on the probability, 0 to 1; default: the training's on val"
+    command.add_argument("--threshold", type=float, metavar="P", help=text)
+    command.add_argument("--force", action="store_true", help="overwrite files that exist")
+
+
+def _add_export(add: Callable[..., Any]) -> None:
+    text = "Write a run's model for others: weights, config.json and a model card."
+    command = add("export", text, reads_params=False)
+    text = "EXPERIMENT, EXPERIMENT/seedN, PROFILE/EXPERIMENT/seedN, or a run's folder"
+    command.add_argument("exported", metavar="RUN", help=text)
+    output = {"type": Path, "required": True, "metavar": "FOLDER", "help": "what to write"}
+    command.add_argument("-o", "--output", **output)
+    text = "weights in fp16, and in the card what that costs on val"
+    command.add_argument("--half", action="store_true", help=text)
+    text = "also torch.export programs of the image part and the head"
+    command.add_argument("--programs", action="store_true", help=text)
+    text = "of --half's predictions: cpu, cuda, cuda:1, ... or auto; default: as in training"
+    command.add_argument("--device", help=text)
+    text = "replace an earlier export in that folder"
+    command.add_argument("--force", action="store_true", help=text)
 
 
 def _shared() -> list[argparse.ArgumentParser]:

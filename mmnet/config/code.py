@@ -59,11 +59,22 @@ RULES: dict[str, tuple[str, ...]] = {
 }
 """Rule -> files below `mmnet/`; `*` is all of a folder."""
 
+_TOWERS = (
+    *("model/clip.py", "model/heads/backbone.py"),
+    *("model/layers.py", "model/text_encoder.py"),
+)
+HEADS: dict[str, tuple[str, ...]] = {
+    "cris": (*_TOWERS, "model/heads/cris.py", "model/pyramid.py"),
+    "vlt": (*_TOWERS, "model/heads/vlt.py", "model/neck.py", "model/pyramid.py"),
+    "cosine": (*_TOWERS, "model/heads/cosine.py"),
+}
+"""Head other than MMNet's -> its files; the backbone is the tower's, as in `model_files`."""
+
 SHAPES_NO_NUMBER = (
     "config/*",  # values count themselves, in `Config.training_values`
     *("runtime/errors.py", "runtime/files.py", "runtime/fingerprint.py", "runtime/gpus.py"),
     *("runtime/launcher.py", "runtime/progress.py", "runtime/signals.py", "runtime/system.py"),
-    *("data/download.py", "data/loader.py"),
+    *("data/download.py", "data/loader.py", "data/rle.py"),
     *("model/checkpoint.py", "train/advice.py"),
 )
 """Of the packages below `report`: files that no rule's results depend on."""

@@ -13,7 +13,7 @@ from support.tiny import ROOT
 SOURCES = sorted((ROOT / "mmnet").rglob("*.py"))
 LAYERS = [
     *("runtime", "config", "data", "benchmark", "model", "evaluate"),
-    *("train", "report", "tracking", "pipeline", "cli"),
+    *("train", "report", "tracking", "use", "pipeline", "cli"),
 ]
 """A package imports only from itself and those before it; train and report know not each other."""
 
