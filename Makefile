@@ -1,13 +1,29 @@
 # `make table1` on a bare machine: environment, data, training, evaluation, table.
 
+# What the shell hands down for another Python, pip or Snakemake: a cluster's module, a notebook.
+FOREIGN := $(filter-out PYTHON,$(filter PYTHON% SNAKEMAKE_% PIP_USER PIP_TARGET PIP_PREFIX PIP_ROOT \
+	PIP_CONSTRAINT PIP_REQUIRE_HASHES PIP_NO_DEPS PIP_DRY_RUN,$(.VARIABLES)))
+unexport $(FOREIGN)
+# Over a `user = true` of pip's own configuration.
+export PIP_USER := 0
+# Some versions of make hand all of it to $(shell), whatever is unexported.
+CLEAN := unset $(FOREIGN) PYTHONHOME
+
 # The one that the tests are run with comes first.
 PYTHONS := python3.11 python3.12 python3.13 python3.14 python3 python
 SUPPORTED := import ensurepip, sys, venv; (3, 11) <= sys.version_info[:2] <= (3, 14) and print("yes")
-PYTHON ?= $(firstword $(foreach p,$(PYTHONS),$(if $(shell $(p) -c '$(SUPPORTED)' 2>/dev/null),$(p))))
+PYTHON ?= $(firstword $(foreach p,$(PYTHONS),\
+	$(if $(shell $(CLEAN); $(p) -c '$(SUPPORTED)' 2>/dev/null),$(p))))
 UV ?= uv
 CORES ?=
 # Snakemake's settings: profiles/default, or profiles/slurm on a cluster.
 WORKFLOW_PROFILE ?= profiles/default
+ifneq ($(origin WORKFLOW_PROFILE),file)
+ifeq ($(wildcard $(WORKFLOW_PROFILE) profiles/$(WORKFLOW_PROFILE)),)
+# Snakemake would run without one.
+$(error WORKFLOW_PROFILE=$(WORKFLOW_PROFILE) is not there. Choose profiles/default or profiles/slurm)
+endif
+endif
 PORT ?= 5000
 DEMO ?= refcoco_vit_l/seed0
 
@@ -15,11 +31,16 @@ DEMO ?= refcoco_vit_l/seed0
 RUN := PATH="$$PWD/.venv/bin:$$PATH"
 SNAKEMAKE = $(RUN) snakemake --workflow-profile $(WORKFLOW_PROFILE) \
 	$(if $(CORES),--cores $(CORES))
-# The programs in .venv name its folder and its Python: after a move, a copy, or without that Python
-# it is made again.
-STALE := $(shell test -e .venv/pyvenv.cfg || exit 0; \
+# The programs in .venv name its folder and its Python. After a move or a copy they are adapted;
+# without that Python, or where PYTHON names another, .venv is made again.
+WHICH := import os, sys; print(sys.version_info[:3], os.path.realpath(sys.base_prefix))
+GIVEN := $(filter command environment,$(firstword $(origin PYTHON)))
+FAULT := $(shell $(CLEAN); test -e .venv/pyvenv.cfg || exit 0; \
+	is=$$(.venv/bin/python -c '$(WHICH)' 2>/dev/null) || { echo gone; exit; }; \
+	$(if $(GIVEN),test "$$is" = "$$("$(PYTHON)" -c '$(WHICH)' 2>/dev/null)" || { echo other; exit; };) \
 	made=$$(sed -n 's|^command = .* -m venv [^/]*||p' .venv/pyvenv.cfg); \
-	.venv/bin/python -c "" 2>/dev/null && test -z "$$made" -o "$$made" -ef .venv || echo stale)
+	test -z "$$made" -o "$$made" -ef .venv || echo moved)
+AGAIN := $(filter gone other,$(FAULT))
 # The development lock holds the extras, among them Slurm's plugin.
 INSTALLED := .venv/installed$(if $(filter %/slurm,$(WORKFLOW_PROFILE)),-dev)
 COMPILE = $(UV) pip compile pyproject.toml --python-version 3.11 --universal --generate-hashes \
@@ -94,26 +115,46 @@ clean: ## remove results and caches; data, weights and runs stay
 
 # The stamp is made last, so an interrupted installation has none. It starts from scratch: pip would
 # take a half-unpacked package for a whole one.
-.venv/installed: requirements.lock pyproject.toml
+.venv/installed: requirements.lock pyproject.toml $(if $(filter moved,$(FAULT)),| adapted)
 	$(call install,$<)
 
-.venv/installed-dev: requirements-dev.lock pyproject.toml
+.venv/installed-dev: requirements-dev.lock pyproject.toml $(if $(filter moved,$(FAULT)),| adapted)
 	$(call install,$<)
 
-ifdef STALE
+ifneq ($(AGAIN),)
 .PHONY: .venv/installed .venv/installed-dev
 endif
 
+define check_path
+	@case "$$PWD" in *:*) echo "$$PWD: PATH cannot hold a folder with a colon. Move the checkout."\
+ >&2; exit 1 ;; esac
+endef
+
+# Without the network.
+.PHONY: adapted
+adapted:
+	$(check_path)
+	@echo "make: .venv was made in another folder; adapting it to this one."
+	.venv/bin/python -m venv --without-pip .venv
+	.venv/bin/python .ci/link.py .
+
+BECAUSE_gone := by a Python that is gone
+BECAUSE_other := by another Python
+# Where .venv is made again, the old one waits beside it, and is back if that fails.
 define install
+	$(check_path)
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 to 3.14 with venv is on the PATH. Install one\
  (Debian: apt-get install python3-venv), or give PYTHON=/path/to/python3." >&2; exit 1; }
 	@test -n "$$("$(PYTHON)" -c '$(SUPPORTED)' 2>/dev/null)" || { echo "PYTHON=$(PYTHON) is not Python\
  3.11 to 3.14 with venv. Leave PYTHON out, or give another." >&2; exit 1; }
-	$(if $(STALE),@echo "make: .venv was made in another folder or by a Python that is gone; installing again.")
-	"$(PYTHON)" -m venv $(if $(STALE)$(wildcard .venv/installing),--clear) .venv
-	@touch .venv/installing
-	.venv/bin/python -m pip install --require-hashes -r $(1)
-	@rm .venv/installing
-	.venv/bin/python -m pip install --no-deps --no-build-isolation -e .
-	@touch $@
+	$(if $(AGAIN),@echo "make: .venv was made $(BECAUSE_$(FAULT)); installing again with $(PYTHON)."
+	@rm -rf .venv.old && mv .venv .venv.old)
+	{ "$(PYTHON)" -m venv $(if $(wildcard .venv/installing),--clear) .venv && \
+		touch .venv/installing && \
+		.venv/bin/python -m pip install --require-hashes -r $(1) && \
+		rm .venv/installing && \
+		.venv/bin/python .ci/link.py . && \
+		touch $@; } $(if $(AGAIN),|| { rm -rf .venv && mv .venv.old .venv; \
+		echo "make: the old .venv is back." >&2; exit 1; })
+	@rm -rf .venv.old
 endef

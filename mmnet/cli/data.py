@@ -44,6 +44,7 @@ def download(arguments: argparse.Namespace) -> None:
         return
     faults = []
     for name in arguments.archives or profile.archives:
+        paths.check_mirrors(f"archives.{name}", profile.archives[name])
         key, local = f"profiles.{params.profile}.data.{name}", profile.data.get(name)
         if local is not None:
             say(f"{name}: not downloaded: {key} names your copy, {paths.source(name, local)}")
@@ -151,4 +152,5 @@ def download_clip(arguments: argparse.Namespace) -> None:
     known_tower(name, params, pretrained="openai")
     key = f"profiles.{params.profile}.towers.{name}.pretrained"
     remedy = f"set {key} in params.yaml to the path of your file"
+    paths.check_mirrors(f"weights.{name}", params.active.weights[name])
     provide(params.active.weights[name], paths.clip(name), remedy=remedy)

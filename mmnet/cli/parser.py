@@ -16,7 +16,7 @@ from mmnet.runtime import portable
 from mmnet.runtime.errors import MMNetError, Stopped
 from mmnet.runtime.launcher import end_with_launcher, is_first, is_recorded, is_said
 from mmnet.runtime.progress import say
-from mmnet.runtime.system import check_supported, use_own_settings
+from mmnet.runtime.system import check_supported, fault_of_shell, use_own_settings
 from mmnet.use.tasks import FORMATS
 
 
@@ -38,6 +38,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 128 + signal.SIGPIPE
     except MMNetError as caught:
         error = caught
+    except Exception as caught:
+        if (named := fault_of_shell(caught)) is None:
+            raise
+        error = named
     except KeyboardInterrupt:
         line = "interrupted. Run the same command again to resume."
         error = Stopped(line, signal.SIGINT)
@@ -100,7 +104,7 @@ def _add_commands(
     add("pretrain", "Pre-train a CLIP tower on captioned crops.", tower, device)
     add("train", "Train an experiment, or resume an interrupted training.", run, device)
     command = add("predict", "Count intersection and union for every sentence.", run, device)
-    command.add_argument("--checkpoint", type=Path, metavar="FILE", help="default: the run's own")
+    command.add_argument("--checkpoint", metavar="FILE", help="default: the run's own")
     add("evaluate", "Score the rows that predict wrote: mIoU, oIoU, Pr@X.", run)
     _add_results(add, run, device)
     command = add("mlflow-sync", "Send to MLflow what it lacks of the profile's runs.")

@@ -6,12 +6,14 @@ torch does not wait for it.
 
 import argparse
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from mmnet.cli.common import computing, known_tower, launched, load, load_run
 from mmnet.config.identity import Identity, RunInputs, training_identity
+from mmnet.config.paths import existing
 from mmnet.config.schema import Config, Params
-from mmnet.runtime.errors import DataError
+from mmnet.runtime.errors import CheckpointError, DataError
 from mmnet.runtime.files import write_json
 from mmnet.runtime.launcher import is_first
 
@@ -69,12 +71,24 @@ def predict(arguments: argparse.Namespace) -> int | None:
     _, paths, config, run = load_run(arguments)
     if (code := launched(arguments, config)) is not None:
         return code
-    checkpoint, inputs = arguments.checkpoint or run.checkpoint, paths.inputs(config)
-    with computing(arguments.device, config.train) as device:
+    own, inputs = arguments.checkpoint, paths.inputs(config)
+    remedy = "Give another, or leave --checkpoint out for the run's own"
+    checkpoint = run.checkpoint if own is None else existing(own, "--checkpoint", remedy)
+    with _with_remedy(own and remedy), computing(arguments.device, config.train) as device:
         predict_splits(config, inputs, checkpoint=checkpoint, output=run.rows, device=device)
         if is_first():
             write_predictions(config, inputs, checkpoint=checkpoint, run=run, device=device)
     return None
+
+
+@contextlib.contextmanager
+def _with_remedy(remedy: str | None) -> Iterator[None]:
+    """End the errors of a user's own checkpoint with `remedy`: training again changes none."""
+    try:
+        yield
+    except CheckpointError as error:
+        what, point, _ = str(error).rpartition(". ")
+        raise CheckpointError(f"{what}{point}{remedy}.") if remedy else error from None
 
 
 def evaluate(arguments: argparse.Namespace) -> None:

@@ -40,14 +40,25 @@ def load_params(path: Path, overrides: list[str] | None = None) -> Params:
     Raises:
         ConfigError: it cannot be read, or a value does not fit the schema or the other values.
     """
-    values = read_values(path)
+    values = own = read_values(path)
     for override in overrides or []:
         values = with_override(values, override)
     try:
         return check_params(values)
     except ConfigError as error:
         hint = _odd_character(path.read_text(encoding="utf-8"))
+        if overrides and _is_right(own):
+            shown = ", ".join(overrides)[:200]
+            hint = f" {path} itself is right: the command line or --configfile sets {shown}."
         raise ConfigError(f"{error}{hint}") from None
+
+
+def _is_right(values: Any) -> bool:
+    try:
+        check_params(values)
+    except ConfigError:
+        return False
+    return True
 
 
 def read_values(path: Path) -> Any:
@@ -59,9 +70,13 @@ def read_values(path: Path) -> Any:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise ConfigError(f"{path}: not found. Run from the repository's root.") from None
+        raise ConfigError(
+            f"{path}: not found. Run from the repository's root, or name it with --params."
+        ) from None
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}.") from None
+        raise ConfigError(
+            f"{path}: cannot be read: {error.strerror}. It must be a YAML file."
+        ) from None
     try:
         text = content.decode("utf-8")
         values = yaml.load(text, UniqueKeys)
@@ -77,7 +92,7 @@ def read_values(path: Path) -> Any:
             f"{path}: not YAML: line {line} has the control character {error.character:#04x}. "
             "Remove it."
         ) from None
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(
             f"{path}: not YAML: {' '.join(str(error).split())}{_odd_character(text)}"
         ) from None

@@ -6,12 +6,13 @@ made, these objects are not changed: their fields alone are compared and hashed.
 """
 
 import errno
-import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from mmnet.config.identity import Identity, RunInputs
+from mmnet.config.profile import SourceConfig
 from mmnet.config.schema import Config, TowerConfig
 from mmnet.runtime.errors import ConfigError
 
@@ -20,6 +21,52 @@ REFERENCE = Path("docs/results")
 """Results that come with the code, in a folder of their profile."""
 WORK = "work"
 """Of a profile's folder in runs/; no experiment may have this name."""
+
+
+def existing(
+    named: str,
+    where: str,
+    remedy: str,
+    *,
+    may_be_folder: bool = False,
+) -> Path:
+    """Return the path of a user's own file, which can be read; `where` it is named.
+
+    Raises:
+        ConfigError: it is missing, of another sort, or may not be read.
+    """
+    try:
+        path = Path(named).expanduser()
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode) and may_be_folder:
+            list(path.iterdir())
+        elif stat.S_ISREG(mode):
+            path.open("rb").close()
+        else:
+            raise OSError(errno.EINVAL, _wrong_sort(mode))
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{where}: {quote(named)}: {reason}. {remedy}.") from None
+    return path
+
+
+def check_sort(path: Path, where: str) -> None:
+    """Check that what is at a path, if anything is, is a file.
+
+    Raises:
+        ConfigError: it is a folder or a device.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return
+    if not stat.S_ISREG(mode):
+        raise ConfigError(f"{where}: {quote(str(path))}: {_wrong_sort(mode)}. Give a file.")
+
+
+def _wrong_sort(mode: int) -> str:
+    """Say what is no file: a folder, or a device or pipe, whose reading would never end."""
+    return "Is a directory" if stat.S_ISDIR(mode) else "Not a regular file"
 
 
 @dataclass(unsafe_hash=True)
@@ -122,28 +169,22 @@ class Paths:
         """
         if local is None:
             return self.archive(name)
-        expected = "the zip or the folder it unpacks to, or null"
-        path = self._existing(local, f"data.{name}", expected, may_be_folder=True)
+        where = f"params.yaml: profiles.{self.profile}.data.{name}"
+        expected = "Give the zip or the folder it unpacks to, or null"
+        path = existing(local, where, expected, may_be_folder=True)
         return path / name if (path / name).is_dir() else path
 
-    def _existing(
-        self, local: str, key: str, expected: str, *, may_be_folder: bool = False
-    ) -> Path:
+    def check_mirrors(self, key: str, source: SourceConfig) -> None:
+        """Check what a source names on this machine; a mirror that is not there may come later.
+
+        Raises:
+            ConfigError: it is no file.
+        """
         where = f"params.yaml: profiles.{self.profile}.{key}"
-        try:
-            path = Path(local).expanduser()
-            mode = path.stat().st_mode
-            if stat.S_ISDIR(mode) and may_be_folder:
-                list(path.iterdir())
-            elif stat.S_ISREG(mode):
-                path.open("rb").close()
-            else:  # a folder, or a device or pipe, whose reading would never end
-                code = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
-                raise OSError(code, os.strerror(code))
-        except (OSError, RuntimeError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise ConfigError(f"{where}: {local}: {reason}. Give {expected}.") from None
-        return path
+        for path in source.local_files:
+            check_sort(path, f"{where}.urls")
+        if source.checksums is not None:
+            check_sort(Path(source.checksums), f"{where}.checksums")
 
     def table(self, dataset: str) -> Path:
         return self.data / f"{dataset}.parquet"
@@ -161,8 +202,9 @@ class Paths:
             return None
         if config.pretrained in ("openai", "captions"):
             return self.clip(tower)
-        choices = "openai, captions, none, or the path of a weights file"
-        return self._existing(config.pretrained, f"towers.{tower}.pretrained", choices)
+        where = f"params.yaml: profiles.{self.profile}.towers.{tower}.pretrained"
+        choices = "Give openai, captions, none, or the path of a weights file"
+        return existing(config.pretrained, where, choices)
 
     def inputs(self, config: Config) -> RunInputs:
         """What a run of `config` reads."""

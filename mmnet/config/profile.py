@@ -3,6 +3,7 @@
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import unquote
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -71,6 +72,12 @@ class SourceConfig(Strict):
     """Only where no SHA-256 is published."""
     checksums: str | None = None
     """A SHA256SUMS file beside a local mirror's archives."""
+
+    @property
+    def local_files(self) -> list[Path]:
+        """Return the paths of the file: addresses."""
+        local = [url for url in self.urls if url.startswith("file:")]
+        return [Path(unquote(url.removeprefix("file:"))) for url in local]
 
     @model_validator(mode="after")
     def _one_checksum(self) -> Self:

@@ -56,6 +56,11 @@ def load(path: Path) -> dict[str, Any]:
                 raise zipfile.BadZipFile(f"checksum mismatch in {damaged}")
     except FileNotFoundError:
         raise CheckpointError(f"{path}: not found. Train the experiment first.") from None
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: cannot be read: {error.strerror or error}. Fix its permissions, or move it "
+            "away and train again."
+        ) from None
     except Exception as error:  # a damaged file can raise nearly anything
         lines = str(error).strip().splitlines() or [type(error).__name__]
         # torch's own message advises to run what the file holds.

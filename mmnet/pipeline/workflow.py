@@ -21,7 +21,7 @@ class Workflow:
 
     Raises:
         ConfigError: an experiment requests more GPUs than all jobs may use, or a table, a user's
-            own copy of the data, or a weights file is not usable.
+            own copy of the data, a local mirror or a weights file is not usable.
     """
 
     def __init__(self, params: Params, gpu_limit: int | None = None) -> None:
@@ -33,6 +33,9 @@ class Workflow:
         }
         for tower, values in self.profile.towers.items():
             self.paths.weights(tower, values)
+        for key in ("archives", "weights"):
+            for name, archive in getattr(self.profile, key).items():
+                self.paths.check_mirrors(f"{key}.{name}", archive)
         for table in TABLES:
             check_rows(table, params)
         for name in params.experiments:
@@ -63,7 +66,7 @@ class Workflow:
         if self.profile.shapes is None:
             return []
         source = self.profile.archives[archive]  # type: ignore[index]
-        files = [url.removeprefix("file:") for url in source.urls if url.startswith("file:")]
+        files = [*map(str, source.local_files)]
         return files + ([source.checksums] if source.checksums else [])
 
     def archive_input(self, name: str) -> Path | list[Path]:

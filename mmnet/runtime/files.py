@@ -17,9 +17,10 @@ from filelock import FileLock, Timeout
 from mmnet.runtime.errors import MMNetError
 from mmnet.runtime.progress import readable, say
 
+IN_THE_WAY = {errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ELOOP}
 UNWRITABLE = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS),
-    *(errno.EEXIST, errno.EISDIR, errno.ENOTDIR),
+    *IN_THE_WAY,
 }
 
 
@@ -35,10 +36,19 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise
+        remedy = "Free some space or fix the permissions"
+        if error.errno in IN_THE_WAY:
+            name = _in_the_way(path)
+            remedy = f"Move {name} away" if name else "Move away what is in its place"
         raise MMNetError(
-            f"{path}: cannot be written: {os.strerror(error.errno)}. "
-            "Free some space or fix the permissions, then run again."
+            f"{path}: cannot be written: {os.strerror(error.errno)}. {remedy}, then run again."
         ) from error
+
+
+def _in_the_way(path: Path) -> Path | None:
+    """Return what is where a path needs a folder, or the folder where it needs a file."""
+    above = (p for p in reversed(path.parents) if os.path.lexists(p) and not p.is_dir())
+    return next(above, path if path.is_dir() else None)
 
 
 def check_room(path: Path, size: int) -> None:

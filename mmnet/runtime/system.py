@@ -2,6 +2,7 @@
 
 import getpass
 import os
+import re
 import shutil
 import signal
 import site
@@ -74,7 +75,10 @@ def use_own_settings() -> None:
             f"{os.environ.get('TMPDIR', '/tmp')}: no temporary folder can be written. Free some "
             "space there, or set TMPDIR to another folder."
         ) from None
-    os.environ["TMPDIR"] = str(temporary)
+    for name in ("TMPDIR", *({"TEMP", "TMP"} & os.environ.keys())):
+        os.environ[name] = str(temporary)
+    for name in ("BASH_ENV", "ENV"):  # what a shell reads first, which may change PATH
+        os.environ.pop(name, None)
     os.environ["MPLBACKEND"] = "Agg"  # a notebook's is not installed here
     matplotlib = find_spec("matplotlib")
     if matplotlib and matplotlib.origin:
@@ -91,10 +95,11 @@ def use_own_settings() -> None:
 
 def _use_own_python() -> None:
     """Undo what Python itself read: packages outside the environment, filters of warnings."""
-    user_site = site.getusersitepackages()
-    if user_site in sys.path:  # last: it may hold other versions of what is installed here
-        sys.path.remove(user_site)
-        sys.path.append(user_site)
+    others = [*filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    for folder in [*map(os.path.abspath, others), site.getusersitepackages()]:
+        if folder in sys.path:  # last: it may hold other versions of what is installed here
+            sys.path.remove(folder)
+            sys.path.append(folder)
     if os.environ.pop("PYTHONWARNINGS", None):
         warnings.simplefilter("default")
         for kind in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
@@ -102,6 +107,16 @@ def _use_own_python() -> None:
     for stream in (sys.stdout, sys.stderr):  # whose encoding may lack a letter
         if reconfigure := getattr(stream, "reconfigure", None):
             reconfigure(errors="backslashreplace")
+
+
+def fault_of_shell(error: Exception) -> MMNetError | None:
+    """Return in one line an error of a library that names a variable of the shell; else None."""
+    text = " ".join(str(error).split())
+    for name in filter(lambda name: "_" in name[1:], os.environ):
+        if re.search(rf"\b{re.escape(name)}\b", text):
+            value = os.environ[name][:100]
+            return MMNetError(f"{name}={value}, a variable of the shell: {text[:300]} Unset it.")
+    return None
 
 
 def _is_writable(folder: Path) -> bool:

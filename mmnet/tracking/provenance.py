@@ -35,6 +35,10 @@ def revision(root: Path) -> dict[str, Any]:
 
     try:
         commit = git("rev-parse", "HEAD").strip()
+        if not git("ls-files", "--", ".").strip():  # an archive unpacked in a clone of another
+            top = git("rev-parse", "--show-toplevel").strip()
+            reason = f"{top}, the repository around this folder, does not hold its files"
+            return {"commit": None, "changed": None, "reason": reason}
         # DVC writes its lock after each stage: it says what came out, not what went in.
         changed = git("status", "--porcelain", "--", ".", ":!dvc.lock").splitlines()
     except OSError:
@@ -42,7 +46,11 @@ def revision(root: Path) -> dict[str, Any]:
     except subprocess.CalledProcessError as error:
         lines = error.stderr.strip().splitlines() or ["git failed"]
         reason = next((line for line in lines if line.startswith("fatal:")), lines[-1])
-        return {"commit": None, "changed": None, "reason": reason.removeprefix("fatal: ")[:200]}
+        return {
+            "commit": None,
+            "changed": None,
+            "reason": reason.removeprefix("fatal: ")[:200].rstrip("."),
+        }
     return {"commit": commit, "changed": [line[3:] for line in changed]}
 
 

@@ -1,5 +1,6 @@
 """What installs mmnet: pyproject.toml, both locks and environment.yml say the same."""
 
+import ast
 import importlib.util
 import os
 import re
@@ -67,7 +68,7 @@ def test_locks_satisfy_pyproject() -> None:
 
 
 def test_the_lock_holds_what_builds_us() -> None:
-    # The Makefile builds without isolation, hence without a look at the network.
+    # `pip install --no-build-isolation -e .` needs no network.
     assert_locked(project()["build-system"]["requires"], "requirements.lock")
 
 
@@ -124,9 +125,10 @@ def claiming(path: Path, version: str) -> None:
     path.chmod(0o755)
 
 
-def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def make(folder: Path, *arguments: str, **shell: str) -> subprocess.CompletedProcess[str]:
     command = ["make", "-f", str(ROOT / "Makefile"), *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    environment = os.environ | shell
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("version", ["3.10", "3.9", "3.15", None])
@@ -144,30 +146,69 @@ def test_make_refuses_an_unsupported_python_before_it_installs(
     assert not (tmp_path / ".venv").exists()
 
 
-def test_a_venv_that_was_moved_or_lost_its_python_is_made_again(tmp_path: Path) -> None:
-    here, there = tmp_path / "it's {here}", tmp_path / "there"
-    here.mkdir()
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", here / ".venv"], check=True)
-    for file in ("requirements.lock", "pyproject.toml", ".venv/installed"):
-        (here / file).touch()
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    """A checkout with a .venv whose programs are stand-ins, in a folder with an odd name."""
+    checkout = tmp_path / """it's {here} é $x "q" `y`"""
+    (checkout / ".ci").mkdir(parents=True)
+    shutil.copy(ROOT / ".ci" / "link.py", checkout / ".ci")
+    (checkout / "mmnet").mkdir()
+    venv = checkout / ".venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
+    for file in ("requirements.lock", "pyproject.toml", ".venv/installed", "mmnet/__init__.py"):
+        (checkout / file).touch()
+    program = "import os, sys, mmnet; print([sys.prefix, mmnet.__path__[0], *os.environ])"
+    (venv / "bin" / "snakemake").write_text(f"#!{venv}/bin/python\n{program}\n")
+    (venv / "bin" / "snakemake").chmod(0o755)
+    subprocess.run([venv / "bin" / "python", ".ci/link.py", "."], cwd=checkout, check=True)
+    return checkout
 
-    def installs(folder: Path) -> bool:
-        planned = make(folder, "-n", "table1").stdout
-        assert "results/table1.tex" in planned
-        return "-m venv --clear .venv" in planned
 
-    assert not installs(here)
-    shutil.copytree(here, there, symlinks=True)
-    assert installs(there)
-    shutil.rmtree(there)
-    here.rename(there)
-    assert installs(there)
-    there.rename(here)
-    assert not installs(here)
-    for python in (here / ".venv" / "bin").glob("python*"):
+def test_a_moved_checkout_works_without_the_network_whatever_the_shell_hands_down(
+    installed: Path, tmp_path: Path
+) -> None:
+    handed = {"PYTHONHOME": "/x", "PYTHONPATH": "/x", "PYTHONINSPECT": "1", "PIP_TARGET": "/x"}
+    handed |= {"SNAKEMAKE_PROFILE": "none", "PYTHONHASHSEED": "x"}
+    made_here = make(installed, "table1", **handed)
+    assert "adapting" not in made_here.stdout
+    there = installed.rename(tmp_path / "there")
+    for expected in (True, False):  # to be adapted
+        done = make(there, "table1", **handed)
+        assert done.returncode == 0, done.stderr
+        assert ("adapting" in done.stdout) == expected
+        (found,) = re.findall(r"^\[.*\]$", done.stdout, re.MULTILINE)
+        prefix, mmnet, *environment = ast.literal_eval(found)
+        assert [Path(prefix), Path(mmnet)] == [there / ".venv", there / "mmnet"]
+        assert not handed.keys() & set(environment)
+    refused = make(shutil.copytree(there, tmp_path / "a:b", symlinks=True), "table1")
+    assert "a:b: PATH cannot" in refused.stderr
+    copied = shutil.copytree(there, tmp_path / "copied", symlinks=True)
+    assert "adapting" in make(copied, "table1").stdout
+    assert made_here.returncode == 0, made_here.stderr
+
+
+def test_a_venv_is_made_again_by_another_python_and_kept_where_that_fails(
+    installed: Path, tmp_path: Path
+) -> None:
+    again = "installing again"
+    assert again not in make(installed, "-n", "table1", f"PYTHON={sys.executable}").stdout
+    claiming(tmp_path / "python", "3.12")
+    assert again in make(installed, "-n", "table1", f"PYTHON={tmp_path}/python").stdout
+    for python in (installed / ".venv" / "bin").glob("python*"):
         python.unlink()
         python.symlink_to("/gone/python3")
-    assert installs(here)
+    lock = f"no-such-package==0 --hash=sha256:{'0' * 64}\n"
+    (installed / "requirements.lock").write_text(lock)
+    failed = make(installed, "table1", PIP_NO_INDEX="1")
+    assert failed.returncode
+    assert again in failed.stdout
+    assert "old .venv is back" in failed.stderr
+    assert (installed / ".venv" / "bin" / "snakemake").exists()
+    assert not (installed / ".venv.old").exists()
+
+
+def test_make_refuses_settings_of_snakemake_that_are_not_there(tmp_path: Path) -> None:
+    assert "profiles/slrum" in make(tmp_path, "-n", "all", "WORKFLOW_PROFILE=profiles/slrum").stderr
 
 
 def test_make_lists_the_targets_for_a_mistyped_one(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from support.project import (
     planned,
     refused,
     snakemake,
+    tool,
     trainings,
 )
 from support.tiny import ROOT, Tiny
@@ -102,6 +103,19 @@ def test_locks_of_a_killed_snakemake_are_removed(clone: Path) -> None:
     done = snakemake(clone, *asked)
     assert done.returncode == 0, done.stderr
     assert "Removed the locks" in done.stderr
+
+
+def test_folders_of_the_users_that_cannot_be_written_stop_nothing(
+    clone: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    names = ("HOME", "XDG_CACHE_HOME", "TMPDIR", "TEMP", "TMP")
+    handed = {name: str(tmp_path / "file" / name) for name in names}
+    asked = ("snakemake", "--cores", "1", "--force", "--", PARAMETERS)
+    (tmp_path / "profile").write_text("export PATH=/nowhere; cd /\n")
+    handed |= {"MPLBACKEND": "module://nowhere", "BASH_ENV": str(tmp_path / "profile")}
+    done = tool(clone, *asked, **handed)
+    assert done.returncode == 0, done.stderr
 
 
 # Changes.

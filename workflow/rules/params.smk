@@ -10,6 +10,7 @@ sys.path.insert(0, workflow.basedir)
 try:
     from mmnet.config.load import read_values
     from mmnet.runtime.errors import MMNetError
+    from mmnet.runtime.system import use_own_settings
 except ModuleNotFoundError as error:
     raise WorkflowError(
         f"{sys.executable} lacks {error.name}, which these rules import. Use `make`, which installs "
@@ -25,5 +26,6 @@ def checked(function, *arguments):
         raise WorkflowError(str(error)) from None
 
 
+checked(use_own_settings)  # for Snakemake's solver and all jobs
 PARAMS_FILE = Path("params.yaml")
 VALUES = checked(read_values, PARAMS_FILE)

@@ -111,7 +111,7 @@ def _read(path: Path) -> Scores:
         first = error.errors()[0]
         what = ".".join([str(part) for part in first["loc"]] or ["the file"])
         reason = f"{what}: {first['msg'].removeprefix('Value error, ')}"
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, OSError) as error:
         reason = f"not JSON: {error}"
     raise DataError(f"{path}: {reason}. Delete it and evaluate the run again.")
 

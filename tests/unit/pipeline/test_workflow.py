@@ -59,6 +59,12 @@ def test_copies_of_ones_own_must_exist_and_hold_the_annotations(tmp_path: Path) 
         ("profiles.mini.towers.rn50.pretrained=/", "rn50.pretrained: /: Is a directory"),
         ("profiles.mini.towers.rn50.pretrained=/dev/zero", "rn50.pretrained: /dev/zero"),
         ("profiles.mini.data.train2014=/dev/zero", "data.train2014: /dev/zero"),
+        ("profiles.mini.archives.refcoco.checksums=/", "refcoco.checksums: /: Is a directory"),
+        ("profiles.mini.archives.refcoco.urls=['file:/%64ev']", "refcoco.urls: /dev: Is a "),
+        (
+            "profiles.mini.weights={vit_b: {urls: ['file:/dev/zero'], md5: '" + "0" * 32 + "'}}",
+            "weights.vit_b.urls: /dev/zero: Not a",
+        ),
     ],
 )
 def test_tables_and_weights_are_checked(override: str, named: str) -> None:

@@ -79,6 +79,8 @@ def test_a_damaged_score_file_is_refused(text: str, reason: str, tmp_path: Path)
     assert reason in message
     scores[0].unlink()
     assert "not found" in refusal(scores, tmp_path, params)
+    scores[0].mkdir()
+    assert "Is a directory" in refusal(scores, tmp_path, params)
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,8 @@ def test_settings_that_the_shell_hands_down_do_not_reach_libraries(tmp_path: Pat
         "from mmnet.runtime.system import use_own_settings; use_own_settings();"
         "import warnings; warnings.warn('one', UserWarning);"
         "import matplotlib.pyplot as plt; print(plt.get_backend());"
-        "import os, tempfile; print(tempfile.gettempdir(), os.environ['XDG_CACHE_HOME']);"
+        "import os, sys, tempfile; temporary = tempfile.gettempdir();"
+        "print(temporary, os.environ['XDG_CACHE_HOME'], os.environ['TMP'], sys.path[-1]);"
         "print(chr(0x2192))"
     )
     handed = {
@@ -88,6 +89,8 @@ def test_settings_that_the_shell_hands_down_do_not_reach_libraries(tmp_path: Pat
         "PYTHONWARNINGS": "error",
         "PYTHONIOENCODING": "latin-1",
         "TMPDIR": str(tmp_path / "nowhere"),
+        "TMP": str(tmp_path / "nowhere"),
+        "PYTHONPATH": str(tmp_path),
     }
     environment = {k: v for k, v in os.environ.items() if k not in ("XDG_CACHE_HOME",)}
     done = subprocess.run(
@@ -100,11 +103,24 @@ def test_settings_that_the_shell_hands_down_do_not_reach_libraries(tmp_path: Pat
     )
     assert done.returncode == 0, done.stderr
     backend, folders, arrow = done.stdout.splitlines()
-    temporary, cache = folders.split()
+    temporary, cache, windows, last = folders.split()
+    assert windows == temporary
+    assert last == str(tmp_path)
     assert backend.lower() == "agg"
     assert Path(temporary) != tmp_path / "nowhere"
     assert Path(cache).is_relative_to(temporary)
     assert arrow == "\\u2192"
+
+
+def test_a_variable_that_a_library_refuses_is_a_line_that_names_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TORCH_LOGS", "x")
+    error = ValueError('Invalid settings: "x".\nTry TORCH_LOGS="help".')
+    line = str(system.fault_of_shell(error))
+    assert line.startswith("TORCH_LOGS=x, ")
+    assert "\n" not in line
+    assert system.fault_of_shell(ValueError("of TORCH_LOGS2 and TORCH")) is None
 
 
 def test_no_temporary_folder_is_a_line_with_its_path(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -227,6 +227,8 @@ def test_a_dirty_tree_is_refused_where_a_clean_one_is_required(
     (project / "dvc.lock").touch()  # DVC writes it after each stage
     check_clean(project)
     assert revision(project)["changed"] == []
+    (project / "data" / "archive").mkdir()  # unpacked inside a clone of something else
+    assert f"{project}, the repo" in revision(project / "data" / "archive")["reason"]
     (project / "params.yaml").write_text((project / "params.yaml").read_text() + "\n")
     (project / "new.py").touch()
     assert "params.yaml, new.py" in mistake(capsys, *command)
