@@ -76,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_commands(add, *shared)
     _add_use(add)
+    _add_export(add)
     return parser
 
 
@@ -195,6 +196,23 @@ def _add_use(add: Callable[..., Any]) -> None:
     text = "on the probability, 0 to 1; default: the training's on val"
     command.add_argument("--threshold", type=float, metavar="P", help=text)
     command.add_argument("--force", action="store_true", help="overwrite files that exist")
+
+
+def _add_export(add: Callable[..., Any]) -> None:
+    text = "Write a run's model for others: weights, config.json and a model card."
+    command = add("export", text, reads_params=False)
+    text = "EXPERIMENT, EXPERIMENT/seedN, PROFILE/EXPERIMENT/seedN, or a run's folder"
+    command.add_argument("exported", metavar="RUN", help=text)
+    output = {"type": Path, "required": True, "metavar": "FOLDER", "help": "what to write"}
+    command.add_argument("-o", "--output", **output)
+    text = "weights in fp16, and in the card what that costs on val"
+    command.add_argument("--half", action="store_true", help=text)
+    text = "also torch.export programs of the image part and the head"
+    command.add_argument("--programs", action="store_true", help=text)
+    text = "of --half's predictions: cpu, cuda, cuda:1, ... or auto; default: as in training"
+    command.add_argument("--device", help=text)
+    text = "replace an earlier export in that folder"
+    command.add_argument("--force", action="store_true", help=text)
 
 
 def _shared() -> list[argparse.ArgumentParser]:

@@ -1,6 +1,8 @@
-"""Commands that use a trained model: segment. They need no params.yaml."""
+"""Commands that use a trained model: segment, export. They need no params.yaml."""
 
 import argparse
+
+from mmnet.runtime.progress import readable, say
 
 
 def segment(arguments: argparse.Namespace) -> int:
@@ -21,9 +23,33 @@ def segment(arguments: argparse.Namespace) -> int:
 
     from mmnet.use.segment import Segmenting
 
-    work = Segmenting(model, tasks, output)
+    work = Segmenting(model, tasks, output, threshold=arguments.threshold)
     if output.is_single:
-        work.one(arguments.threshold)
+        work.one()
     else:
-        work.all(arguments.threshold)
+        work.all()
     return 1 if work.failed else 0
+
+
+def export(arguments: argparse.Namespace) -> None:
+    from mmnet.use.load import choose_arithmetic
+    from mmnet.use.tasks import find_run
+
+    run = find_run(arguments.exported)
+    choose_arithmetic(run.folder)
+
+    from mmnet.use.export import export
+
+    output = arguments.output
+    cost = export(
+        run,
+        output,
+        half=arguments.half,
+        programs=arguments.programs,
+        force=arguments.force,
+        device=arguments.device,
+    )
+    if cost is not None:
+        say(f"fp16, mIoU on val in percent: {cost}")
+    for path in sorted(output.iterdir()):
+        say(f"{path}: {readable(path.stat().st_size)}")

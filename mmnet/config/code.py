@@ -59,6 +59,17 @@ RULES: dict[str, tuple[str, ...]] = {
 }
 """Rule -> files below `mmnet/`; `*` is all of a folder."""
 
+_TOWERS = (
+    *("model/clip.py", "model/heads/backbone.py"),
+    *("model/layers.py", "model/text_encoder.py"),
+)
+HEADS: dict[str, tuple[str, ...]] = {
+    "cris": (*_TOWERS, "model/heads/cris.py", "model/pyramid.py"),
+    "vlt": (*_TOWERS, "model/heads/vlt.py", "model/neck.py", "model/pyramid.py"),
+    "cosine": (*_TOWERS, "model/heads/cosine.py"),
+}
+"""Head other than MMNet's -> its files; the backbone is the tower's, as in `model_files`."""
+
 SHAPES_NO_NUMBER = (
     "config/*",  # values count themselves, in `Config.training_values`
     *("runtime/errors.py", "runtime/files.py", "runtime/fingerprint.py", "runtime/gpus.py"),

@@ -18,6 +18,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 import torch
+from torch._C import _remove_worker_pids
 from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader, Dataset, Subset, get_worker_info
 
@@ -139,6 +140,7 @@ def read(
     workers = min(workers, cpu_count())
     others = multiprocessing.active_children()
     readers: list[Any] = []
+    batches: Iterator[Any] | None = None
     handler = signal.getsignal(signal.SIGCHLD)
     try:
         watched, batches = _started(items, batch_size, workers, pinned)
@@ -167,6 +169,7 @@ def read(
         for reader in readers:
             reader.kill()  # they ignore SIGTERM
             reader.join()
+        _abandon(batches)
 
 
 def _started(
@@ -187,6 +190,21 @@ def _started(
         multiprocessing_context=start_method() if workers else None,
     )
     return watched, iter(loader)
+
+
+def _abandon(batches: Any) -> None:
+    """Leave readers that were killed to themselves.
+
+    PyTorch would end them when the iterator is collected, and wait for ever for a lock that one of
+    them held.
+    """
+    if getattr(batches, "_shutdown", True):  # read to its end, or in this process
+        return
+    batches._shutdown = True
+    if pinning := getattr(batches, "_pin_memory_thread_done_event", None):
+        pinning.set()
+    _remove_worker_pids(id(batches))
+    batches._worker_pids_set = False
 
 
 def _received(batches: Iterator[Any], watched: _Watched, workers: int, count: int) -> Iterator[Any]:

@@ -87,6 +87,30 @@ def atomic_path(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Make a folder beside `path`, which takes its place, whatever was there, on success.
+
+    A failure leaves `path` as it was and no temporary folder.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(
+            prefix=f".{path.name}.", suffix=".tmp", dir=path.parent
+        ) as outer:
+            made, old = Path(outer) / "new", Path(outer) / "old"
+            made.mkdir()  # not the outer one, which is private
+            yield made
+            if path.exists():
+                path.rename(old)
+            try:
+                made.rename(path)
+            except OSError:
+                if old.exists():
+                    old.rename(path)
+                raise
+
+
 def set_aside(path: Path) -> None:
     """Rename a user's file whose place is needed, and say so."""
     numbers = itertools.count(1)

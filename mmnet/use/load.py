@@ -1,4 +1,4 @@
-"""A run's folder or a checkpoint to a model that is ready to use.
+"""A run's folder, a checkpoint, an exported folder or a hub's address to a model ready to use.
 
 Imports torch only when called: `exact` chooses the arithmetic before torch is loaded.
 """
@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmnet.runtime import portable
-from mmnet.runtime.errors import CheckpointError, ConfigError
+from mmnet.runtime.errors import ConfigError
 from mmnet.runtime.files import read_json
 from mmnet.use.config import InferenceConfig
+from mmnet.use.folder import CONFIG, build_network, read_folder
 
 if TYPE_CHECKING:
     import torch
@@ -18,22 +19,24 @@ if TYPE_CHECKING:
     from mmnet.model.mmnet import MMNet
     from mmnet.use.model import Model
 
-CHECKPOINT = "checkpoint.pt"
+CHECKPOINT, ABOUT = "checkpoint.pt", "run.json"
 
 
 def load(path: str | Path, *, device: str = "auto", exact: bool = False) -> "Model":
     """Load a trained model; see `mmnet.load`."""
-    path = Path(path).expanduser()
+    name, path = str(path), _local(path)
     if exact:
-        _choose_arithmetic(path)
+        choose_arithmetic(path)
 
     import torch
 
     from mmnet.runtime.device import prepare
     from mmnet.use.model import Model
 
-    # An exported folder is to be told apart here.
-    config, network = read_checkpoint(path / CHECKPOINT if path.is_dir() else path)
+    if is_exported(path):
+        config, network = read_folder(path, name=name)
+    else:
+        config, network = read_checkpoint(path / CHECKPOINT if path.is_dir() else path)
     if exact:
         if config.portable and portable.is_supported():
             portable.use()
@@ -44,6 +47,11 @@ def load(path: str | Path, *, device: str = "auto", exact: bool = False) -> "Mod
     return Model(config, network.to(chosen).eval(), chosen)
 
 
+def is_exported(path: Path) -> bool:
+    """Whether a path is a folder other than a run's: then it should be an export."""
+    return path.is_dir() and not any((path / name).exists() for name in (CHECKPOINT, ABOUT))
+
+
 def read_checkpoint(path: Path) -> tuple[InferenceConfig, "MMNet"]:
     """Build the network of a checkpoint, with its weights, on the CPU.
 
@@ -51,29 +59,29 @@ def read_checkpoint(path: Path) -> tuple[InferenceConfig, "MMNet"]:
         CheckpointError: it is missing, damaged, or of another version of mmnet.
     """
     from mmnet.model import checkpoint
-    from mmnet.model.build import build_model
 
     content = checkpoint.load(path)
     config = InferenceConfig.of_training(
         content["identity"]["values"], name=name_of(path), source=path
     )
-    network = build_model(config.model, config.tower, weights=None)
-    try:
-        network.load_state_dict(content["model"])
-    except (RuntimeError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(
-            f"{path}: does not fit the code's model ({reason}). Train the experiment again."
-        ) from None
-    return config, network
+    return config, build_network(config, content["model"], path, "Train the experiment again.")
 
 
 def name_of(checkpoint: Path) -> str:
     """Return EXPERIMENT/seedN of a run's checkpoint, and of another its file's name."""
-    about = read_json(checkpoint.with_name("run.json"))
+    about = read_json(checkpoint.with_name(ABOUT))
     if {"experiment", "seed"} <= about.keys():
         return f"{about['experiment']}/seed{about['seed']}"
     return checkpoint.stem
+
+
+def _local(path: str | Path) -> Path:
+    """Return where a model is on this machine, once it is."""
+    if str(path).startswith("hf:"):
+        from mmnet.use.hub import fetch
+
+        return fetch(str(path))
+    return Path(path).expanduser()
 
 
 def _device(name: str) -> "torch.device":
@@ -91,10 +99,14 @@ def _device(name: str) -> "torch.device":
     return device
 
 
-def _choose_arithmetic(path: Path) -> None:
-    """Choose the training's arithmetic by run.json; where that is missing, the portable one."""
-    about = read_json((path if path.is_dir() else path.parent) / "run.json")
-    values = about.get("identity", {}).get("values", {"portable": True})
+def choose_arithmetic(path: Path) -> None:
+    """Choose the training's arithmetic by its values; where they are missing, the portable one."""
+    if is_exported(path):
+        inference = read_json(path / CONFIG).get("inference")
+        about = values = inference if isinstance(inference, dict) else {}
+    else:
+        about = read_json((path if path.is_dir() else path.parent) / ABOUT)
+        values = about.get("identity", {}).get("values", {"portable": True})
     is_known, is_wanted = bool(about), values.get("portable", False)
     if not is_wanted or not portable.is_supported():
         return

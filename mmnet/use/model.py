@@ -66,7 +66,7 @@ class Model:
         Raises:
             ConfigError: the threshold is not between 0 and 1.
         """
-        threshold = self._threshold(threshold)
+        threshold = self.threshold(threshold)
         for batch in batches(pairs, self.read_pixels, batch_size):
             if isinstance(batch, Failure):
                 yield batch
@@ -131,7 +131,12 @@ class Model:
         tokens, _ = tokenize(list(sentences), length)
         return tokens.to(self.device), [num_tokens(sentence) > length for sentence in sentences]
 
-    def _threshold(self, given: float | None) -> float:
+    def threshold(self, given: float | None) -> float:
+        """Return a threshold on the probability, or the default: the training's on val.
+
+        Raises:
+            ConfigError: it is not between 0 and 1.
+        """
         if given is None:
             return self.config.threshold
         if not 0 < given < 1:
@@ -183,7 +188,7 @@ class Picture:
             DataError: a sentence is empty.
             ConfigError: the threshold is not between 0 and 1.
         """
-        threshold = self.model._threshold(threshold)
+        threshold = self.model.threshold(threshold)
         if isinstance(sentences, str):
             return self.find([sentences], threshold)[0]
         if not sentences:

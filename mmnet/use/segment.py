@@ -18,28 +18,31 @@ from mmnet.use.tasks import ANNOTATIONS, RESULTS, Output, Task
 class Segmenting:
     """The work on some pairs, and what of it goes into COCO's file."""
 
-    def __init__(self, model: Model, tasks: Sequence[Task], output: Output) -> None:
+    def __init__(
+        self, model: Model, tasks: Sequence[Task], output: Output, *, threshold: float | None
+    ) -> None:
         self.model, self.tasks, self.output = model, tasks, output
+        self.threshold = model.threshold(threshold)
         self.done = self.failed = 0
         self.images: dict[str, dict[str, Any]] = {}
         self.annotations: list[dict[str, Any]] = []
         self.picture: Picture | None = None
 
-    def one(self, threshold: float | None) -> None:
+    def one(self) -> None:
         """Write the files of the only pair, and print what was found.
 
         Raises:
             MMNetError: the picture or sentence is invalid, or a file cannot be written.
         """
         (task,) = self.tasks
-        result = self.model.look(task.image).find(task.sentence, threshold)
+        result = self.model.look(task.image).find(task.sentence, self.threshold)
         self._write(result, task)
         files = ", ".join(str(path) for path in self.output.files(task).values())
         x, y, width, height = result.box or (0, 0, 0, 0)
         found = f"{width} x {height} pixels at ({x}, {y})" if result.area else "nothing found"
         print(f"{files}: {found}, confidence {result.confidence:.2f}", flush=True)
 
-    def all(self, threshold: float | None) -> None:
+    def all(self) -> None:
         """Write the files of all pairs, and the lists of them.
 
         A pair that fails is a line with its error. An interruption, or a file that cannot be
@@ -50,7 +53,7 @@ class Segmenting:
             Stopped: interrupted.
         """
         pairs = [(task.image, task.sentence) for task in self.tasks]
-        outcomes = self.model.try_many(pairs, threshold=threshold)
+        outcomes = self.model.try_many(pairs, threshold=self.threshold)
         shown = track(outcomes, name="segmenting", total=len(pairs), unit="pairs")
         results, fault = self.output.folder / RESULTS, None
         with atomic_write(results) as file:

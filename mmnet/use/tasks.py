@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmnet.config.paths import RunPaths
 from mmnet.runtime.errors import ConfigError, DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
@@ -110,7 +111,22 @@ def plan_output(
     return plan, tasks
 
 
-def find_model(run: str | None, checkpoint: str | None) -> Path:
+def find_run(name: str) -> RunPaths:
+    """Return the run of a folder, or of a name as `find_model` takes it.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    folder = Path(name)
+    if not folder.is_dir():
+        folder = find_model(name, None, option="")
+    *_, runs, profile, experiment, seed = (*[""] * 4, *folder.absolute().parts)
+    if runs != "runs" or not re.fullmatch(r"seed\d+", seed):
+        raise ConfigError(f"{name}: is not a run folder (expected runs/PROFILE/EXPERIMENT/seedN).")
+    return RunPaths(profile, experiment, int(seed[4:]), folder.absolute().parents[3])
+
+
+def find_model(run: str | None, checkpoint: str | None, *, option: str = "--run ") -> Path:
     """Return the checkpoint or folder to load: the given one, or that of a finished run.
 
     Raises:
@@ -126,8 +142,8 @@ def find_model(run: str | None, checkpoint: str | None) -> Path:
     if not names:
         raise ConfigError("runs/: no finished run. Train one, or give --checkpoint PATH.")
     listed = ", ".join(chosen or names)
-    problem = f"--run {run}: no such" if not chosen else "several"
-    raise ConfigError(f"{problem} finished run{'s' * (not run)}. Give --run, one of: {listed}.")
+    problem = f"{option}{run}: no such" if not chosen else "several"
+    raise ConfigError(f"{problem} finished run{'s' * (not run)}. Give {option}one of: {listed}.")
 
 
 def _is_called(name: str, run: str) -> bool:

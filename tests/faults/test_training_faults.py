@@ -1,12 +1,14 @@
 """Training that is killed, stopped or loses files: it resumes exactly, or says what to do."""
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import random
 import resource
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, dataloader
 
 from mmnet.data import loader
 from mmnet.data.dataset import evaluation_items, training_items
@@ -406,6 +408,25 @@ def test_queue_that_signals_readers_too_gets_a_saved_run(
         with pytest.raises(Stopped, match="after 3 of its steps"):
             fit(tiny, tmp_path, config)
     assert_same(fit(tiny, tmp_path), undisturbed)
+
+
+def test_lock_that_a_killed_reader_held_holds_up_nobody() -> None:
+    before = set(map(id, iterators()))
+    batches = read(SmallItems(), batch_size=None, workers=1)
+    next(batches)
+    (iterator,) = (found for found in iterators() if id(found) not in before)
+    with iterator._workers_done_event._cond:  # as a reader that is killed looking at it
+        batches.close()
+        ending = threading.Thread(target=iterator._shutdown_workers, daemon=True)
+        ending.start()  # what collecting the iterator does
+        ending.join(10)
+    assert not ending.is_alive()
+
+
+def iterators() -> list[Any]:
+    """Return PyTorch's iterators over processes that exist."""
+    kind = dataloader._MultiProcessingDataLoaderIter
+    return [found for found in gc.get_objects() if type(found) is kind]
 
 
 def test_reader_that_dies_while_a_step_is_computed_is_told_by_its_image(

@@ -22,7 +22,7 @@ from support.tiny import ROOT, TINY, Tiny
 
 COMMANDS = [
     *("shapes", "download", "prepare", "unpack-images", "download-clip", "pretrain"),
-    *("train", "predict", "evaluate", "report", "mlflow-sync", "plan", "describe"),
+    *("train", "predict", "evaluate", "report", "mlflow-sync", "plan", "describe", "segment"),
 ]
 RUN = ["--experiment", "refcoco_vit_b"]
 SET = [argument for override in TINY for argument in ("--set", override)]

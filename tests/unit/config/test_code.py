@@ -48,6 +48,7 @@ def test_every_file_is_listed_once_as_shaping_numbers_or_not(runs: dict[str, Con
     shaping = {path for rule in code.RULES for path in code.code(rule)}
     for config in runs.values():
         shaping |= {f"mmnet/{path}" for path in code.model_files(config)}
+    shaping |= {f"mmnet/{path}" for files in code.HEADS.values() for path in files}
     harmless = {f"mmnet/{path}" for path in code._expanded(code.SHAPES_NO_NUMBER)}
     files = {
         str(path.relative_to(ROOT))
@@ -177,3 +178,18 @@ def test_a_rule_lists_every_file_that_its_command_can_reach(
             waiting += imported(path)
     missing = {str(path.relative_to(ROOT)) for path in reached - listed}
     assert {path for path in missing if not path.endswith("__init__.py")} == set()
+
+
+@pytest.mark.parametrize("head", code.HEADS)
+def test_a_head_lists_every_file_that_it_is_made_of(head: str) -> None:
+    """But for the backbones, of which a tower has one, and what shapes the items of any run."""
+    reached: set[Path] = set()
+    waiting = [ROOT / "mmnet" / "model" / "heads" / f"{head}.py"]
+    while waiting:
+        path = waiting.pop()
+        ours = path.is_relative_to(ROOT / "mmnet" / "model") and "backbone_" not in path.name
+        if ours and path not in reached:
+            reached.add(path)
+            waiting += imported(path)
+    files = {str(path.relative_to(ROOT / "mmnet")) for path in reached}
+    assert files | {"model/clip.py"} == {*code.HEADS[head]}  # CLIP is what it is given

@@ -20,7 +20,7 @@ import pytest
 from mmnet.data.unpack import unpack
 from mmnet.runtime import progress
 from mmnet.runtime.errors import DataError, MMNetError
-from mmnet.runtime.files import atomic_path, atomic_write, is_locked, locked
+from mmnet.runtime.files import atomic_folder, atomic_path, atomic_write, is_locked, locked
 
 CONTENT = random.Random(0).randbytes(5000)
 
@@ -54,6 +54,25 @@ def test_a_file_too_large_for_the_system_is_one_line(tmp_path: Path) -> None:
     assert str(caught.value).startswith(f"{path}: cannot be written: File too large. Free some")
     assert path.read_text() == "old"
     assert names(tmp_path) == ["file"]
+
+
+def test_a_folder_whose_place_cannot_be_taken_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "old").touch()
+    rename = Path.rename
+
+    def full(self: Path, target: Path) -> Path:
+        if self.name == "new":
+            raise OSError(28, "No space left on device")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", full)
+    with pytest.raises(MMNetError, match="cannot be written"), atomic_folder(tmp_path / "a"):
+        pass
+    assert names(tmp_path) == ["a"]
+    assert (tmp_path / "a" / "old").exists()
 
 
 WRITERS = """
