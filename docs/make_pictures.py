@@ -4,6 +4,7 @@ table1.png: results/table1.tex, typeset (needs pdflatex and pdftoppm).
 examples.png: for each data set, the val sentences at the quartiles of IoU, so that none is picked
 by hand: image, ground truth, prediction.
 figure6.png: results/figure6.png.
+use.png: what RefCOCO's larger model finds in a picture of val, of three of its sentences.
 """
 
 import shutil
@@ -15,12 +16,13 @@ import pandas as pd
 import torch
 from PIL import Image, ImageChops
 
+import mmnet
 from mmnet.config.load import load_params
 from mmnet.config.paths import RESULTS, Paths
 from mmnet.data.dataset import evaluation_items, read_image, read_mask
 from mmnet.data.loader import read
 from mmnet.evaluate.metrics import iou
-from mmnet.evaluate.pictures import comparison, sheet
+from mmnet.evaluate.pictures import ORANGE, comparison, overlay, sheet, shrunk, strip
 from mmnet.evaluate.predict import load_model, predict_masks
 
 DOCS = Path(__file__).parent
@@ -47,6 +49,24 @@ def main() -> None:
             config = params.resolve(experiment, seed)
             rows.append(examples(config, paths.run(experiment, seed), paths.inputs(config)))
     sheet(rows).quantize(256).save(DOCS / "examples.png", optimize=True)
+    config = params.resolve("refcoco_vit_l", seed)
+    found = use(config, paths.run(config.experiment, seed), paths.inputs(config))
+    found.quantize(64).save(DOCS / "use.png", optimize=True)
+
+
+def use(config, run, inputs):
+    """Draw what the API finds in the middle one of val's pictures that name three objects."""
+    rows = evaluation_items(config, inputs.table, inputs.images, splits=["val"]).rows
+    objects = rows.drop_duplicates(["image_id", "ann_id"]).groupby("image_id").size()
+    pictures = objects.index[objects >= 3]
+    chosen = rows[rows["image_id"] == pictures[len(pictures) // 2]].drop_duplicates("ann_id")[:3]
+    path = inputs.images / chosen["file"].iloc[0]
+    image = read_image(path)
+    tiles = [strip("a picture of val", {"encoded once": shrunk(image)})]
+    for found in mmnet.load(run.folder, device="cpu").look(path).find([*chosen["sentence"]]):
+        label = f"confidence {found.confidence:.2f}"
+        tiles.append(strip(found.sentence, {label: overlay(image, found.mask, ORANGE)}))
+    return sheet([tiles])
 
 
 def typeset(table: Path, picture: Path) -> None:

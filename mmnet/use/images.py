@@ -4,8 +4,10 @@ A JPEG as the data sets have them is decoded as `predict` decodes it. All others
 turned as EXIF says, on white where transparent, 8 bits a channel, the first frame of several.
 """
 
+import contextlib
 import math
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlparse
@@ -47,6 +49,10 @@ class Pixels(NamedTuple):
     notes: tuple[str, ...]  # what was left out, in words
 
 
+class _Unsupported(Exception):
+    """A whole picture that cannot be used."""
+
+
 class _Decoded(NamedTuple):
     image: Tensor  # (3, h, w) uint8, perhaps reduced
     height: int
@@ -63,9 +69,12 @@ def read_pixels(source: Source, *, size: int, resize: str) -> Pixels:
     if isinstance(source, np.ndarray):
         decoded = _of_array(source)
     elif isinstance(source, Image.Image):
-        decoded = _of_pillow(source)
+        with _one_line("picture"):
+            decoded = _of_pillow(source)
     else:
-        decoded = _of_file(path_of(source))
+        path = path_of(source)
+        with _one_line(str(path)):
+            decoded = _of_file(path)
     placement = place(decoded.height, decoded.width, size, resize)
     return Pixels(
         letterbox(decoded.image, placement), placement, _preview(decoded.image), decoded.notes
@@ -76,7 +85,7 @@ def path_of(source: str | Path) -> Path:
     """Return the path of a name or a file:// address."""
     if isinstance(source, str) and source.startswith("file://"):
         return Path(unquote(urlparse(source).path))
-    return Path(source).expanduser()
+    return Path(source)
 
 
 def _of_array(array: np.ndarray[Any, Any]) -> _Decoded:
@@ -88,29 +97,38 @@ def _of_array(array: np.ndarray[Any, Any]) -> _Decoded:
     return _Decoded(torch.from_numpy(array.copy()).permute(2, 0, 1), height, width, ())
 
 
-def _of_file(path: Path) -> _Decoded:
+@contextlib.contextmanager
+def _one_line(name: str) -> Iterator[None]:
+    """Report in one line why a picture cannot be read."""
     try:
         # Pillow warns of large pictures and of odd metadata; neither keeps them from being read.
-        with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
-            if not _is_plain_jpeg(image):
-                return _of_pillow(image)
-            pixels = read_image(path)
-            return _Decoded(pixels, pixels.shape[1], pixels.shape[2], ())
+        with warnings.catch_warnings(action="ignore"):
+            yield
     except FileNotFoundError:
-        raise DataError(f"{path}: not found.") from None
+        raise DataError(f"{name}: not found.") from None
     except UnidentifiedImageError:
         raise DataError(
-            f"{path}: not a picture that Pillow can read. Use a JPEG, PNG or WebP file."
+            f"{name}: not a picture that Pillow can read. Use a JPEG, PNG or WebP file."
         ) from None
     except Image.DecompressionBombError:
-        raise DataError(f"{path}: has more than 178 megapixels. Make it smaller.") from None
+        raise DataError(f"{name}: has more than 178 megapixels. Make it smaller.") from None
+    except _Unsupported as error:
+        raise DataError(f"{name}: {error}") from None
     except Exception as error:  # a damaged file can raise nearly anything
         if isinstance(error, OSError) and error.strerror:  # a folder, or no permission
-            raise DataError(f"{path}: cannot be read: {error.strerror}.") from None
+            raise DataError(f"{name}: cannot be read: {error.strerror}.") from None
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
         if isinstance(error, DataError):  # read_image's, whose remedy is for the data sets
             reason = "its JPEG data end early or are invalid"
-        raise DataError(f"{path}: damaged ({reason}). Use a whole copy.") from None
+        raise DataError(f"{name}: damaged ({reason}). Use a whole copy.") from None
+
+
+def _of_file(path: Path) -> _Decoded:
+    with Image.open(path) as image:
+        if not _is_plain_jpeg(image):
+            return _of_pillow(image)
+        pixels = read_image(path)
+        return _Decoded(pixels, pixels.shape[1], pixels.shape[2], ())
 
 
 def _is_plain_jpeg(image: Image.Image) -> bool:
@@ -126,7 +144,7 @@ def _is_plain_jpeg(image: Image.Image) -> bool:
 def _of_pillow(image: Image.Image) -> _Decoded:
     width, height = image.size
     if not width or not height:
-        raise DataError("picture without pixels.")
+        raise _Unsupported("has no pixels.")
     orientation = image.getexif().get(ORIENTATION, 1)
     if orientation in range(5, 9):
         width, height = height, width
@@ -147,7 +165,7 @@ def _of_pillow(image: Image.Image) -> _Decoded:
 def _eight_bits(image: Image.Image) -> Image.Image:
     """Bring 16-bit greys and palettes to modes of 8 bits a channel; others are those already."""
     if image.mode == "F":
-        raise DataError("picture of floating-point values. Save it with 8 bits a channel.")
+        raise _Unsupported("has floating-point values. Save it with 8 bits a channel.")
     if image.mode.startswith("I"):  # 16 bits, in Pillow's modes of 16 or 32
         values = np.asarray(image)
         return Image.fromarray((values >> 8).clip(0, 255).astype(np.uint8))

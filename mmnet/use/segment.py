@@ -60,6 +60,7 @@ class Segmenting:
             try:
                 for outcome in shown:
                     file.write(json.dumps(self._line(outcome), ensure_ascii=False) + "\n")
+                    self.done += 1
             except (KeyboardInterrupt, MMNetError) as error:
                 fault = error
             finally:
@@ -77,7 +78,6 @@ class Segmenting:
         """Return what results.jsonl says of a pair, whose files are written."""
         task = self.tasks[outcome.number]
         line: dict[str, Any] = {"image": task.image, "sentence": task.sentence, "id": task.id}
-        self.done += 1
         if isinstance(outcome, Failure):
             self.failed += 1
             say(f"pair {outcome.number + 1}: {outcome.error}")

@@ -183,12 +183,17 @@ def test_what_is_no_picture_is_refused_in_one_line(tmp_path: Path) -> None:
         np.zeros((4, 4, 3)),
         np.zeros((0, 4, 3), np.uint8),
     ]
-    for source in ["", "none.jpg", "nul\0.jpg", *places, *arrays]:
+    scene().resize((400, 240)).save(tmp_path / "whole.png", compress_level=0)
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:9999])
+    opened = [Image.open(tmp_path / "cut.png"), Image.new("RGB", (0, 4))]
+    for source in ["", "none.jpg", "nul\0.jpg", "~nobody/x.jpg", *places, *arrays, *opened]:
         with pytest.raises(DataError) as caught:
             read(source)
         assert "\n" not in str(caught.value), source
         if isinstance(source, Path):
             assert str(source) in str(caught.value)
+        assert ("floating-point" in str(caught.value)) == ("float.tif" in str(source))
+    opened[0].close()
 
 
 def test_100_megapixels_take_bounded_memory(tmp_path: Path) -> None:

@@ -2,9 +2,12 @@
 
 import io
 import json
+import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -16,7 +19,7 @@ import mmnet
 from mmnet.cli.parser import main
 from mmnet.data.rle import read_rle
 from mmnet.use.segment import Segmenting
-from support.tiny import Tiny
+from support.tiny import ROOT, Tiny
 
 KEYS = {
     *("image", "sentence", "id", "size", "segmentation", "box", "area", "confidence"),
@@ -120,7 +123,7 @@ def test_pairs_come_from_csv_and_a_failure_is_a_line(
     assert [found[place]["cut"] for place in (0, 4, 5)] == [False, True, False]
     assert (found[0]["file"], found[5]["file"]) == ("7.png", "7-2.png")
     assert "2 frames" in found[5]["notes"][0]
-    assert all(name in capsys.readouterr().err for name in ["3 of them"])
+    assert "3 of them" in capsys.readouterr().err
 
 
 def test_pairs_come_from_standard_input(desk: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,3 +239,37 @@ def test_the_model_is_the_only_finished_run_or_the_one_named(
         ["--checkpoint", str(run / "checkpoint.pt")],
     ):
         assert main(["segment", *command, *chosen]) == 0
+
+
+def examples(section: str) -> list[str]:
+    """The Python blocks of a section of docs/use.md."""
+    text = (ROOT / "docs" / "use.md").read_text().partition(f"\n## {section}\n")[2]
+    return re.findall(r"```python\n(.*?)```", text.partition("\n## ")[0], flags=re.DOTALL)
+
+
+def test_the_examples_of_the_page_run(desk: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Path("runs/mini/refcoco_vit_b/seed0").resolve()
+    Path("runs").unlink()
+    Path("runs/mini/refcoco_vit_l").mkdir(parents=True)
+    Path("runs/mini/refcoco_vit_l/seed0").symlink_to(model)
+    for name, source in zip(("street.jpg", "park.jpg"), desk, strict=False):
+        shutil.copy(source, name)
+    values: dict[str, Any] = {}
+    for block in examples("Python"):
+        exec(block, values)
+    assert Path("dog.png").is_file()
+    fiftyone = MagicMock()
+    monkeypatch.setitem(sys.modules, "fiftyone", fiftyone)
+    coco, of_fiftyone, label_studio = examples("Recipes")
+    command = ["segment", "photos", "the circle", "-o", "out", "--threshold", "0.01", "--force"]
+    assert main([*command, "--format", "coco"]) == 0
+    exec(coco, values)
+    exec(of_fiftyone, values)
+    found = [line for line in lines() if line["area"]]
+    for line, call in zip(found, fiftyone.Detection.from_mask.call_args_list, strict=True):
+        assert call.args[0].sum() == line["area"]
+    assert main([*command, "--format", "polygons"]) == 0
+    exec(label_studio, values)
+    tasks = json.loads(Path("tasks.json").read_text())
+    for line, task in zip(lines(), tasks, strict=True):
+        assert len(task["predictions"][0]["result"]) == len(line["segmentation"])
