@@ -105,6 +105,8 @@ def _add_commands(
     add("train", "Train an experiment, or resume an interrupted training.", run, device)
     command = add("predict", "Count intersection and union for every sentence.", run, device)
     command.add_argument("--checkpoint", metavar="FILE", help="default: the run's own")
+    text = "also write the masks, as `mmnet score` reads them, to a new file of JSON lines"
+    command.add_argument("--save-masks", type=Path, metavar="FILE", help=text)
     add("evaluate", "Score the rows that predict wrote: mIoU, oIoU, Pr@X.", run)
     _add_results(add, run, device)
     command = add("mlflow-sync", "Send to MLflow what it lacks of the profile's runs.")
@@ -143,8 +145,26 @@ def _add_results(
     text = "a folder of other results; default: docs/results/PROFILE"
     reference = {"type": Path, "metavar": "FOLDER", "dest": "reference", "help": text}
     command.add_argument("--with", **reference)
+    _add_score(add)
     add("curves", "Collect the runs' training curves in one CSV.")
     add("paper", "Typeset all tables, figures and claims in results/ as one PDF.")
+
+
+def _add_score(add: Callable[..., Any]) -> None:
+    command = add("score", "Score masks that any model made: mIoU, oIoU, Pr@X; compare with a run.")
+    text = "JSON lines: sent_id, or ref_id and sentence; segmentation, run lengths as COCO's"
+    command.add_argument("file", type=Path, metavar="FILE", help=text)
+    text = "refcoco, refcoco+ or refcocog"
+    command.add_argument("--dataset", required=True, metavar="NAME", help=text)
+    text = "default: the evaluation splits of which the file has masks"
+    splits: dict[str, Any] = {"nargs": "+", "action": "extend", "default": [], "help": text}
+    command.add_argument("--split", metavar="SPLIT", **splits)
+    text = "EXPERIMENT or EXPERIMENT/seedN: also show the difference, with its interval"
+    command.add_argument("--against", metavar="RUN", help=text)
+    command.add_argument("--name", help="of the method; default: the file's")
+    text = "where to write rows.parquet, scores.json and, with --against, against.json"
+    command.add_argument("-o", "--output", type=Path, metavar="FOLDER", help=text)
+    command.add_argument("--force", action="store_true", help="overwrite files that exist")
 
 
 def _add_use(add: Callable[..., Any]) -> None:

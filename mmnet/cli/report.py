@@ -5,10 +5,11 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from mmnet.cli.common import load
+from mmnet.cli.common import known_name, load
 from mmnet.config.paths import REFERENCE, RESULTS, Paths
 from mmnet.config.schema import Params
 from mmnet.config.tables import runs_of
+from mmnet.runtime.progress import say
 
 
 def report(arguments: argparse.Namespace) -> None:
@@ -60,6 +61,34 @@ def _existing_scores(table: str, params: Params, paths: Paths) -> list[Path]:
     """Return the score files that exist; the report names all missing runs in one message."""
     files = [paths.run(*run).scores for run in runs_of(table, params)]
     return [path for path in files if path.exists()]
+
+
+def score(arguments: argparse.Namespace) -> None:
+    from mmnet.data.refer import read_table
+    from mmnet.evaluate.supplied import SuppliedMasks
+    from mmnet.report import supplied
+
+    params, paths = load(arguments)
+    dataset, folder = arguments.dataset, arguments.output
+    known_name(dataset, params.active.datasets, "dataset")
+    if folder:
+        supplied.check_output(folder, force=arguments.force)
+    against, rival = arguments.against, None
+    if against:
+        rival = supplied.rival_of(against, dataset, _rows_of(paths), params)
+    table = read_table(paths.table(dataset))
+    for split in arguments.split:
+        known_name(split, dict.fromkeys(table["split"]), "split")
+    splits = list(dict.fromkeys(arguments.split)) or params.active.datasets[dataset].splits
+    masks = SuppliedMasks(arguments.file, table, splits=splits)
+    masks.read()
+    rows = masks.result(splits if arguments.split else masks.found())
+    scores = supplied.scores_of(rows, masks, params, dataset, arguments.name)
+    comparison = supplied.difference_from(rival, rows, scores) if rival else None
+    if folder:
+        supplied.write(folder, rows, scores, comparison)
+        say(f"{folder}: rows and scores of {len(rows)} sentences")
+    print(supplied.shown(scores, comparison))
 
 
 def compare(arguments: argparse.Namespace) -> int:

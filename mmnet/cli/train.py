@@ -67,8 +67,11 @@ def _checked_identity(config: Config, inputs: RunInputs, params: Params) -> Iden
 def predict(arguments: argparse.Namespace) -> int | None:
     from mmnet.evaluate.predict import predict_splits
     from mmnet.evaluate.preview import write_predictions
+    from mmnet.evaluate.save_masks import check_output, save_masks
 
     _, paths, config, run = load_run(arguments)
+    if arguments.save_masks:
+        check_output(arguments.save_masks)
     if (code := launched(arguments, config)) is not None:
         return code
     own, inputs = arguments.checkpoint, paths.inputs(config)
@@ -78,6 +81,9 @@ def predict(arguments: argparse.Namespace) -> int | None:
         predict_splits(config, inputs, checkpoint=checkpoint, output=run.rows, device=device)
         if is_first():
             write_predictions(config, inputs, checkpoint=checkpoint, run=run, device=device)
+            if arguments.save_masks:
+                output = arguments.save_masks
+                save_masks(config, inputs, checkpoint=checkpoint, output=output, device=device)
     return None
 
 

@@ -75,6 +75,7 @@ SHAPES_NO_NUMBER = (
     *("runtime/errors.py", "runtime/files.py", "runtime/fingerprint.py", "runtime/gpus.py"),
     *("runtime/launcher.py", "runtime/progress.py", "runtime/signals.py", "runtime/system.py"),
     *("data/download.py", "data/loader.py", "data/rle.py"),
+    *("evaluate/save_masks.py", "evaluate/supplied.py"),
     *("model/checkpoint.py", "train/advice.py"),
 )
 """Of the packages below `report`: files that no rule's results depend on."""

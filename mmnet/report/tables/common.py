@@ -19,6 +19,8 @@ TITLES = {"refcoco": "RefCOCO", "refcoco+": "RefCOCO+", "refcocog": "G-Ref"}
 HEADLINE, SECOND = "mIoU", "oIoU"
 OURS = "MMNet (this run)"
 PAPER = {"MMNet": "MMNet (paper)"}
+KINDS = {"m": HEADLINE, "o": SECOND}
+"""What published.csv knows of a printed IoU; of the others, which one it is is unsaid."""
 
 
 def long_form(table: str, runs: list[Scores], params: Params) -> pd.DataFrame:
@@ -61,16 +63,20 @@ def own_name(table: str, config: Config) -> str:
 
 
 def read_published() -> pd.DataFrame:
-    """Return published.csv: table, method, backbone, dataset, split, metric, value (percent)."""
+    """Return published.csv: table, method, backbone, dataset, split, metric, value (percent), iou.
+
+    metric is as printed; iou is m or o, as the method's authors measured it, or unsaid (reading 1).
+    """
     with (resources.files("mmnet.report") / "published.csv").open(encoding="utf-8") as file:
         return pd.read_csv(file)
 
 
 def published_rows(table: str) -> pd.DataFrame:
-    """Return the paper's own numbers, in long form."""
+    """Return the paper's own numbers, in long form; an IoU by its name where that is known."""
     frame = read_published()
     frame = frame[frame["table"] == table].assign(seed=None, profile="published")
     frame["method"] = frame["method"].replace(PAPER)
+    frame["metric"] = frame["iou"].map(KINDS).fillna(frame["metric"])
     return frame[COLUMNS].astype({"seed": "Int64"})
 
 
