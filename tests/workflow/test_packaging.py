@@ -17,6 +17,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import mmnet
 from support.tiny import ROOT
 
 LOCKS = ("requirements.lock", "requirements-dev.lock")
@@ -267,7 +268,7 @@ def test_versions_and_licence_agree() -> None:
     metadata = project()["project"]
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["cff-version"] == "1.2.0"
-    assert citation["version"] == metadata["version"]
+    assert citation["version"] == mmnet.__version__
     assert citation["license"] == metadata["license"] == "Apache-2.0"
     assert citation["authors"] == [{"name": "The mmnet maintainers"}]
     licence = (ROOT / "LICENSE").read_text()

@@ -106,10 +106,8 @@ def test_indivisible_batches_are_refused_before_any_work(tiny: Any) -> None:
 
     with pytest.raises(ConfigError) as caught:
         load_params(ROOT / "params.yaml", [*TINY, "profiles.mini.train.accumulate=3"])
-    assert str(caught.value) == (
-        "params.yaml: profiles.mini.train batch_size 4 is not divisible by 1 processes x 3 parts "
-        "(accumulate): change one of them."
-    )
+    said = "profiles.mini.train batch_size 4 is not divisible by 1 processes x 3 parts (accumulate)"
+    assert said in str(caught.value)
 
 
 def test_torchrun_with_an_indivisible_number_of_processes_is_refused(tiny: Any) -> None:
