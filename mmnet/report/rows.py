@@ -80,7 +80,8 @@ def read_runs(runs: Iterable[Run], rows_of: RowsOf, params: Params) -> Runs:
 
 def _read(path: Path, config: Config) -> pd.DataFrame:
     table = read_table(path, config.dataset.splits, maker="mmnet predict")
-    found, expected = table.attrs.get("config"), config.prediction_values()
+    # Taken out: pandas would copy them with every selection of rows.
+    found, expected = table.attrs.pop("config", None), config.prediction_values()
     if found != expected:
         actual = flat(found if isinstance(found, dict) else {})
         differing = [
