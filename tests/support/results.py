@@ -1,5 +1,6 @@
 """What trainings would leave, made up: rows, scores, examples, and what is written of them."""
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -44,6 +45,7 @@ def sentences(splits: list[str], images: int = 24) -> pd.DataFrame:
     return frame.assign(sent_id=range(len(frame)))
 
 
+@functools.cache
 def published(experiment: str, split: str) -> float:
     frame = pd.read_csv(ROOT / "mmnet/report/published.csv")
     for key in ("table", "method", "backbone"):
