@@ -4,6 +4,7 @@ import io
 import json
 import re
 import shutil
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -127,7 +128,8 @@ def test_pairs_come_from_csv_and_a_failure_is_a_line(
 
 
 def test_pairs_come_from_standard_input(desk: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO(f"sentence,image\nthe circle,{desk[0]}\n"))
+    text = f"\N{ZERO WIDTH NO-BREAK SPACE}sentence,image\nthe circle,{desk[0]}\n"
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
     assert main(["segment", "--pairs", "-", "-o", "out", "--format", "jsonl"]) == 0
     (line,) = lines()
     assert (line["image"], line["file"]) == (desk[0], None)
@@ -157,22 +159,80 @@ def test_polygons_and_queries_stand_in_the_lines(desk: list[str]) -> None:
     assert len(list(Path("out").glob("*.queries.png"))) == 2
 
 
-def test_an_interruption_leaves_what_was_finished(
-    desk: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("ending", ["SIGINT", "SIGTERM", "SIGUSR1", "error"])
+def test_what_was_finished_is_kept_however_the_work_ends(
+    ending: str,
+    desk: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     work = Segmenting._line
 
-    def interrupted(self: Segmenting, outcome: Any) -> dict[str, Any]:
-        if self.done == 2:
-            raise KeyboardInterrupt
+    def ended(self: Segmenting, outcome: Any) -> dict[str, Any]:
+        if self.done == 1 and ending == "error":
+            raise ZeroDivisionError
+        if self.done == 1:
+            signal.raise_signal(signal.Signals[ending])
         return work(self, outcome)
 
-    monkeypatch.setattr(Segmenting, "_line", interrupted)
+    monkeypatch.setattr(Segmenting, "_line", ended)
     command = ["segment", "photos", "the circle", "-o", "out", "--format", "coco"]
-    assert main(command) == 130
-    assert len(lines()) == 2
-    assert len(COCO("out/annotations.json").anns) == 2
-    assert "Traceback" not in capsys.readouterr().err
+    if ending == "error":
+        with pytest.raises(ZeroDivisionError):
+            main(command)
+    else:
+        assert main(command) == 128 + signal.Signals[ending]
+        assert "Traceback" not in capsys.readouterr().err
+    finished = len(lines())
+    assert finished == (1 if ending in ("SIGINT", "error") else 2)
+    assert len(COCO("out/annotations.json").anns) == finished
+    assert not list(Path("out").glob(".*"))
+
+
+def test_names_and_sentences_that_are_not_utf_8_cost_no_other_pair(desk: list[str]) -> None:
+    try:
+        shutil.copy(desk[0], "photos/caf\udce9.jpg")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 alone")
+    command = ["segment", "photos", "the circle", "caf\udce9", "-o", "out", "--format", "coco"]
+    assert main(command) == 1
+    found = lines()
+    assert [line["sentence"] for line in found if "error" in line] == ["caf\udce9"] * 4
+    assert "photos/caf\udce9.jpg" in {line["image"] for line in found if "error" not in line}
+    assert len(COCO("out/annotations.json").imgs) == 4
+
+
+def test_options_may_stand_anywhere(desk: list[str]) -> None:
+    assert main(["segment", "-o", "out", desk[0], "--overlay", "a dog", "--force", "a cat"]) == 0
+    assert [line["sentence"] for line in lines()] == ["a dog", "a cat"]
+
+
+def test_a_folder_may_be_an_address_and_a_mask_end_in_capitals(desk: list[str]) -> None:
+    Path("photos/._x.jpg").write_text("hidden")
+    photos = Path("photos").resolve().as_uri()
+    assert main(["segment", photos, "a dog", "-o", "out", "--format", "jsonl"]) == 0
+    assert len(lines()) == 3
+    assert main(["segment", desk[0], "a dog", "-o", "DOG.PNG"]) == 0
+    with Image.open("DOG.PNG") as mask:
+        assert {*np.unique(np.asarray(mask))} <= {0, 255}
+        assert mask.mode == "L"
+    assert "DOG.PNG" in {path.name for path in Path().iterdir()}
+
+
+def test_a_picture_is_never_overwritten_by_its_mask(
+    desk: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.open(desk[0]).save("photos/7.png")
+    Path("link.png").symlink_to("photos/7.png")
+    before = Path("photos/7.png").read_bytes()
+    Path("pairs.csv").write_text("image,sentence,id\nlink.png,a dog,7\n")
+    for arguments in (
+        ["photos/7.png", "a dog", "-o", "photos/7.png"],
+        ["photos/7.png", "a dog", "-o", "link.png"],
+        ["--pairs", "pairs.csv", "-o", "photos"],
+    ):
+        assert "one of the pictures" in mistake(capsys, *arguments, "--force")
+    assert Path("photos/7.png").read_bytes() == before
 
 
 def test_mistakes_are_said_before_anything_is_written(
@@ -182,13 +242,18 @@ def test_mistakes_are_said_before_anything_is_written(
     Path("other.csv").write_text("file,text\na,b\n")
     Path("bytes.csv").write_bytes(b"image,sentence\n\xff\xfe\n")
     Path("taken.png").write_text("mine")
+    Path("open.csv").write_text('image,sentence\na.jpg,"a dog\nb.jpg,a cat\n')
     Path("empty").mkdir()
+    Path("empty/._x.jpg").write_text("hidden")
     pair = [desk[0], "the circle"]
     for arguments in (
         ["-o", "out"],
         [desk[0], "-o", "out"],
         [*pair, "--pairs", "none.csv", "-o", "out"],
-        *(["--pairs", f"{name}.csv", "-o", "out"] for name in ("none", "other", "bytes", "gone")),
+        *(
+            ["--pairs", f"{name}.csv", "-o", "out"]
+            for name in ("none", "other", "bytes", "gone", "open")
+        ),
         ["empty", "the circle", "-o", "out"],
         ["gone.jpg", "the circle", "-o", "dog.png"],
         [desk[0], " ", "-o", "dog.png"],
@@ -197,6 +262,10 @@ def test_mistakes_are_said_before_anything_is_written(
         [*pair, "-o", "dog.png", "--format", "coco"],
         [*pair, "-o", "taken.png"],
         [*pair, "-o", "taken.png/out"],
+        *([*pair, "-o", name] for name in ("x" * 300, "x" * 300 + ".png", "x" * 250 + "/" * 9999)),
+        [f"the dog {'x' * 300}", desk[0], "-o", "dog.png"],
+        ["https://example.org/dog.jpg", "a dog", "-o", "dog.png"],
+        ["", "a dog", "-o", "dog.png"],
         [*pair, "-o", "out", "--threshold", "2"],
         [*pair, "-o", "out", "--run", "nq_24"],
         [*pair, "-o", "out", "--checkpoint", "gone.pt"],
@@ -232,7 +301,9 @@ def test_the_model_is_the_only_finished_run_or_the_one_named(
     line = mistake(capsys, *command, "--run", "two")
     assert "mini/two/seed1" in line
     assert "one" not in line.partition("one of")[2]
-    mistake(capsys, *command, "--run", "one")
+    assert "several finished runs" in mistake(capsys, *command, "--run", "one")
+    with pytest.raises(SystemExit):
+        main(["segment", *command, "--run", "two/seed1", "--checkpoint", str(run)])
     for chosen in (
         *(["--run", name] for name in ("two/seed1", "mini/one", "paper/one/seed0")),
         ["--checkpoint", str(run)],
