@@ -87,8 +87,8 @@ def check_output(output: Path, *, force: bool) -> None:
             return
     if not output.is_dir():
         raise MMNetError(f"{output}: is a file. Name a folder.")
-    if output.is_mount() or output.resolve() == Path.cwd():
-        reason = "is a mount point" if output.is_mount() else "is the working folder"
+    if (real := output.resolve()) == Path.cwd() or real.is_mount():
+        reason = "is the working folder" if real == Path.cwd() else "is a mount point"
         raise MMNetError(f"{output}: {reason}, which cannot be replaced. Name a folder in it.")
     found = {path.name for path in output.iterdir()}
     foreign = {path.name for path in output.iterdir() if path.name not in FILES or path.is_dir()}

@@ -25,7 +25,8 @@ ABOUT = "run.json"
 
 def load(path: str | Path, *, device: str = "auto", exact: bool = False) -> "Model":
     """Load a trained model; see `mmnet.load`."""
-    name, path = str(path), _local(path)
+    given, path = str(path), _local(path)
+    name = given if given.startswith("hf:") else str(path)
     if exact:
         choose_arithmetic(path)
 

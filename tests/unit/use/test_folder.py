@@ -110,6 +110,14 @@ def test_a_bad_folder_is_refused_in_one_line(damage: Any, named: str, folder: Pa
     assert not (folder.parent / "exploited").exists()
 
 
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "README.md"])
+def test_a_file_of_a_folder_stands_for_the_folder(name: str, folder: Path) -> None:
+    assert mmnet.load(folder / name).config == mmnet.load(folder).config
+    cut_config(folder)
+    with pytest.raises(CheckpointError, match="folder/config"):
+        mmnet.load(folder / name)
+
+
 def test_a_folder_with_pickles_alone_runs_none(folder: Path) -> None:
     only_pickles(folder)
     (folder / "config.json").unlink()
