@@ -52,6 +52,21 @@ def main(arguments: list[str] | None = None) -> int:
     return error.exit_code
 
 
+class _Command(argparse.ArgumentParser):
+    """Takes options between a command's other arguments too."""
+
+    _is_inner = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if self._is_inner:  # of the two calls that parse_known_intermixed_args makes
+            return super().parse_known_args(args, namespace)
+        self._is_inner = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._is_inner = False
+
+
 def _choose_arithmetic(params: Params) -> None:
     """Set what libraries read when they are imported: none is, until a command runs."""
     if params.portable:
@@ -67,7 +82,9 @@ def _parser() -> argparse.ArgumentParser:
         "its tables. The Snakefile calls these commands in order; each can be called by hand.",
     )
     runs = vars(data) | vars(train) | vars(report) | vars(pipeline) | vars(use)
-    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    subparsers: Any = parser.add_subparsers(
+        title="commands", metavar="COMMAND", required=True, parser_class=_Command
+    )
     params, *shared = _shared()
 
     def add(
@@ -171,9 +188,10 @@ def _add_use(add: Callable[..., Any]) -> None:
     """Add the commands on one's own pictures; a model knows its own values."""
     model = argparse.ArgumentParser(add_help=False)
     text = "a finished run: EXPERIMENT, EXPERIMENT/seedN or PROFILE/EXPERIMENT/seedN"
-    model.add_argument("--run", dest="run_name", metavar="RUN", help=f"{text}; default: the only")
-    text = "a checkpoint or a folder that holds one, instead of a run"
-    model.add_argument("--checkpoint", metavar="PATH", help=text)
+    named = model.add_mutually_exclusive_group()
+    named.add_argument("--run", dest="run_name", metavar="RUN", help=f"{text}; default: the only")
+    text = "instead: a checkpoint, a run's folder, what export wrote, or hf:OWNER/NAME[@REVISION]"
+    named.add_argument("--checkpoint", metavar="PATH", help=text)
     text = "cpu, cuda, cuda:1, ... or auto, the default"
     model.add_argument("--device", default="auto", help=text)
 

@@ -40,8 +40,8 @@ def save(path: Path, content: dict[str, Any], *, previous: Path | None = None) -
             path.replace(previous)
 
 
-def load(path: Path) -> dict[str, Any]:
-    """Read what `save` wrote; no code in the file is run.
+def load(path: Path, *, remedy: str = "Delete it, then train or fetch it again.") -> dict[str, Any]:
+    """Read what `save` wrote; no code in the file is run. `remedy` is of a damaged file.
 
     Raises:
         CheckpointError: missing, damaged, or not one of ours.
@@ -66,10 +66,7 @@ def load(path: Path) -> dict[str, Any]:
         # torch's own message advises to run what the file holds.
         foreign = isinstance(error, pickle.UnpicklingError)
         reason = "not plain tensors and values; nothing was run" if foreign else lines[0][:120]
-        raise CheckpointError(
-            f"{path}: damaged or not a checkpoint ({reason}). "
-            "Delete it, then train or fetch it again."
-        ) from None
+        raise CheckpointError(f"{path}: damaged or not a checkpoint ({reason}). {remedy}") from None
     if not (
         isinstance(content, dict)
         and "model" in content

@@ -18,9 +18,15 @@ from mmnet.runtime.errors import MMNetError
 from mmnet.runtime.progress import readable, say
 
 IN_THE_WAY = {errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ELOOP}
+NAMES = {
+    errno.ENAMETOOLONG: "Choose a shorter name",
+    errno.EBUSY: "Name a folder that is in no use",
+}
+"""What only another name helps against."""
 UNWRITABLE = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS),
     *IN_THE_WAY,
+    *NAMES,
 }
 
 
@@ -29,14 +35,15 @@ def writing(path: Path) -> Iterator[None]:
     """Report in one line why `path` cannot be written.
 
     Raises:
-        MMNetError: the disk is full, the folder is read-only, or a file is where a folder must be.
+        MMNetError: the disk is full, the folder is read-only, the name is too long, or a file is
+            where a folder must be.
     """
     try:
         yield
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise
-        remedy = "Free some space or fix the permissions"
+        remedy = NAMES.get(error.errno, "Free some space or fix the permissions")
         if error.errno in IN_THE_WAY:
             name = _in_the_way(path)
             remedy = f"Move {name} away" if name else "Move away what is in its place"
@@ -83,7 +90,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """Like `atomic_write`, for writers that take a path instead of an open file."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        descriptor, name = tempfile.mkstemp(prefix=_hidden(path), suffix=".tmp", dir=path.parent)
         os.close(descriptor)
         temporary = Path(name)
         try:
@@ -106,7 +113,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(
-            prefix=f".{path.name}.", suffix=".tmp", dir=path.parent
+            prefix=_hidden(path), suffix=".tmp", dir=path.parent
         ) as outer:
             made, old = Path(outer) / "new", Path(outer) / "old"
             made.mkdir()  # not the outer one, which is private
@@ -119,6 +126,11 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                 if old.exists():
                     old.rename(path)
                 raise
+
+
+def _hidden(path: Path) -> str:
+    """Return how a path's temporary names start: of 255 bytes, they need some more."""
+    return f".{path.name.encode(errors='ignore')[:200].decode(errors='ignore')}."
 
 
 def set_aside(path: Path) -> None:
@@ -149,7 +161,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return a file's values; none where it is missing or damaged."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 

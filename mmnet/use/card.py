@@ -19,7 +19,6 @@ from mmnet.tracking.provenance import revision
 from mmnet.tracking.record import Record
 from mmnet.use.half import HalfCost
 
-CARD = "README.md"
 LICENCE = "apache-2.0"
 METRIC_TYPES = {"mIoU": "mean_iou", "oIoU": "overall_iou"}
 """Names that model hubs know; Pr@X is `precision@X`."""

@@ -1,10 +1,10 @@
 """What a trained model needs to be used: a small part of its training's values."""
 
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError, field_validator
 
-from mmnet.config.profile import Architecture, Fraction, PositiveInt, Strict
+from mmnet.config.profile import Architecture, Fraction, Strict
 from mmnet.config.run import ModelConfig
 from mmnet.config.schema import TowerConfig
 from mmnet.runtime.errors import CheckpointError
@@ -16,20 +16,28 @@ class InferenceConfig(Strict):
     name: str
     """Of the run, such as refcoco_vit_l/seed0, or of the file."""
     profile: str
-    dataset: str
-    """That it was trained on: refcoco, refcoco+ or refcocog."""
+    dataset: Literal["refcoco", "refcoco+", "refcocog"]
+    """That it was trained on."""
     architecture: Architecture
     """Of CLIP's towers."""
     model: ModelConfig
-    max_length: PositiveInt
+    max_length: Annotated[int, Field(ge=3, le=77)]
     """L: longer sentences are cut."""
     threshold: Fraction
     """On the sigmoid of y: the one that chose the checkpoint on val."""
     portable: bool
     """Trained with portable arithmetic, on the CPU."""
-    threads: PositiveInt | None
+    threads: Annotated[int, Field(ge=1, le=1024)] | None
     """That shape the numbers of a training on the CPU; None of one on a GPU."""
     tf32: bool
+
+    @field_validator("model")
+    @classmethod
+    def _takes_finite_time(cls, model: ModelConfig) -> ModelConfig:
+        """Refuse what would take hours to build before its weights could be compared."""
+        if model.decoder_layers > 100:
+            raise ValueError(f"decoder_layers {model.decoder_layers}: at most 100 are supported")
+        return model
 
     @classmethod
     def of_training(cls, values: dict[str, Any], *, name: str, source: object) -> Self:

@@ -12,16 +12,20 @@ from mmnet.config.paths import Paths, RunPaths
 from mmnet.model import checkpoint
 from mmnet.model.mmnet import MMNet
 from mmnet.runtime.errors import CheckpointError, MMNetError
-from mmnet.runtime.files import atomic_folder, atomic_path, check_room, checksum
+from mmnet.runtime.files import (
+    atomic_folder,
+    atomic_path,
+    check_room,
+    checksum,
+    read_json,
+    writing,
+)
 from mmnet.tracking.record import published, read
-from mmnet.use.card import CARD, model_card, scores_of
+from mmnet.use.card import model_card, scores_of
 from mmnet.use.config import InferenceConfig
-from mmnet.use.folder import CONFIG, FORMAT, VERSION, WEIGHTS, build_network
+from mmnet.use.folder import CARD, CONFIG, FILES, FORMAT, VERSION, WEIGHTS, build_network
 from mmnet.use.half import HalfCost, round_weights, val_items
-from mmnet.use.programs import HEAD, IMAGE, write_programs
-
-FILES = {WEIGHTS, CONFIG, CARD, IMAGE, HEAD}
-"""All that an exported folder may hold."""
+from mmnet.use.programs import write_programs
 
 
 def export(
@@ -44,6 +48,7 @@ def export(
         MMNetError: `output` exists, without `force` or with files that are not an export's.
     """
     check_output(output, force=force)
+    output = output.resolve()  # of a link, the folder is replaced
     identity, config, network = _read(run)
     record = read(run, identity, None)
     items = val_items(config, identity, run.root) if half else None
@@ -74,14 +79,22 @@ def check_output(output: Path, *, force: bool) -> None:
     """Check that a folder may be written, or replaced.
 
     Raises:
-        MMNetError: it exists, without `force` or with files that are not an export's.
+        MMNetError: it exists, without `force` or with files that are not an export's, or cannot be
+            replaced.
     """
-    if not output.exists():
-        return
+    with writing(output):
+        if not output.exists():
+            return
     if not output.is_dir():
         raise MMNetError(f"{output}: is a file. Name a folder.")
+    if (real := output.resolve()) == Path.cwd() or real.is_mount():
+        reason = "is the working folder" if real == Path.cwd() else "is a mount point"
+        raise MMNetError(f"{output}: {reason}, which cannot be replaced. Name a folder in it.")
     found = {path.name for path in output.iterdir()}
-    if foreign := found - FILES:
+    foreign = {path.name for path in output.iterdir() if path.name not in FILES or path.is_dir()}
+    if found and not foreign and read_json(output / CONFIG).get("format") != FORMAT:
+        foreign = found
+    if foreign:
         raise MMNetError(
             f"{output}: holds {sorted(foreign)[0]}, which is not of an export. Name another folder."
         )

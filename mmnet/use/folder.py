@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from mmnet.model.mmnet import MMNet
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+CHECKPOINT = "checkpoint.pt"
+"""Of a run, whose folder is another."""
+CARD, IMAGE, HEAD = "README.md", "image.pt2", "head.pt2"
+FILES = {WEIGHTS, CONFIG, CARD, IMAGE, HEAD}
+"""All that an exported folder may hold."""
 FORMAT = "mmnet"
 VERSION = 1
 """Of config.json; it grows when an older mmnet could not read what a newer one writes."""
@@ -58,11 +63,15 @@ def read_config(folder: Path, *, name: str) -> dict[str, Any]:
     try:
         content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except FileNotFoundError:
+        if seeds := sorted(path.parent.name for path in folder.glob(f"seed*/{CHECKPOINT}")):
+            raise CheckpointError(
+                f"{name}: holds the runs {', '.join(seeds)}. Name one, such as {name}/{seeds[0]}."
+            ) from None
         raise CheckpointError(
             f"{name}: has no {CONFIG}, so it is not what `mmnet export` writes."
             f"{_pickles_in(folder)} {REMEDY}"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())[:120]
         raise CheckpointError(f"{name}/{CONFIG}: damaged ({reason}). {REMEDY}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -103,15 +112,25 @@ def build_network(
 ) -> "MMNet":
     """Build a network with the weights that `source` has, on the CPU.
 
+    Names and shapes are compared first, without memory for weights: a foreign `config` may ask
+    for any.
+
     Raises:
-        CheckpointError: their names or shapes do not fit.
+        CheckpointError: they do not fit.
     """
+    import torch
+
     from mmnet.model.build import build_model
 
-    network = build_model(config.model, config.tower, weights=None)
     try:
+        with torch.device("meta"):
+            shapes = {name: tensor.to("meta") for name, tensor in state.items()}
+            build_model(config.model, config.tower, weights=None).load_state_dict(shapes)
+        if len(shapes["text_encoder.positional_embedding"]) < config.max_length:
+            raise ValueError(f"max_length {config.max_length} is more than the text encoder takes")
+        network = build_model(config.model, config.tower, weights=None)
         network.load_state_dict(state)
-    except (RuntimeError, TypeError, AttributeError) as error:
+    except (RuntimeError, TypeError, AttributeError, ValueError, OverflowError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{source}: does not fit the model ({reason}). {remedy}") from None
     return network

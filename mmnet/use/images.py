@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import unquote, urlparse
 
 import numpy as np
 import torch
@@ -20,9 +19,12 @@ from torch import Tensor
 from mmnet.data.dataset import read_image
 from mmnet.data.transforms import Placement, letterbox, place
 from mmnet.runtime.errors import DataError
+from mmnet.use.sources import path_of
 
 LARGE = 24_000_000
 """Pixels: a larger picture is halved, or more, before it becomes a tensor; its masks are not."""
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+"""Of Pillow's: others can start programs, such as Ghostscript for EPS."""
 PREVIEW = 2048
 """Pixels of a preview's longer side, at most."""
 ORIENTATION = 0x0112
@@ -71,21 +73,18 @@ def read_pixels(source: Source, *, size: int, resize: str) -> Pixels:
     elif isinstance(source, Image.Image):
         with _one_line("picture"):
             decoded = _of_pillow(source)
-    else:
+    elif isinstance(source, str | Path):
         path = path_of(source)
         with _one_line(str(path)):
             decoded = _of_file(path)
+    else:
+        raise DataError(
+            f"{type(source).__name__}: no picture. Give a path, a Pillow image or an array."
+        )
     placement = place(decoded.height, decoded.width, size, resize)
     return Pixels(
         letterbox(decoded.image, placement), placement, _preview(decoded.image), decoded.notes
     )
-
-
-def path_of(source: str | Path) -> Path:
-    """Return the path of a name or a file:// address."""
-    if isinstance(source, str) and source.startswith("file://"):
-        return Path(unquote(urlparse(source).path))
-    return Path(source)
 
 
 def _of_array(array: np.ndarray[Any, Any]) -> _Decoded:
@@ -108,7 +107,7 @@ def _one_line(name: str) -> Iterator[None]:
         raise DataError(f"{name}: not found.") from None
     except UnidentifiedImageError:
         raise DataError(
-            f"{name}: not a picture that Pillow can read. Use a JPEG, PNG or WebP file."
+            f"{name}: not a picture of a known format. Use a JPEG, PNG or WebP file."
         ) from None
     except Image.DecompressionBombError:
         raise DataError(f"{name}: has more than 178 megapixels. Make it smaller.") from None
@@ -124,8 +123,8 @@ def _one_line(name: str) -> Iterator[None]:
 
 
 def _of_file(path: Path) -> _Decoded:
-    with Image.open(path) as image:
-        if not _is_plain_jpeg(image):
+    with Image.open(path, formats=FORMATS) as image:
+        if not _is_plain_jpeg(image) or not _is_text(str(path)):
             return _of_pillow(image)
         pixels = read_image(path)
         return _Decoded(pixels, pixels.shape[1], pixels.shape[2], ())
@@ -139,6 +138,15 @@ def _is_plain_jpeg(image: Image.Image) -> bool:
         and image.getexif().get(ORIENTATION, 1) == 1
         and image.width * image.height <= LARGE
     )
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name can be encoded, as torchvision needs it; bytes of other encodings cannot."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _of_pillow(image: Image.Image) -> _Decoded:
@@ -168,7 +176,8 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         raise _Unsupported("has floating-point values. Save it with 8 bits a channel.")
     if image.mode.startswith("I"):  # 16 bits, in Pillow's modes of 16 or 32
         values = np.asarray(image)
-        return Image.fromarray((values >> 8).clip(0, 255).astype(np.uint8))
+        values = values >> 8 if values.max() > 255 else values
+        return Image.fromarray(values.clip(0, 255).astype(np.uint8))
     if image.mode in ("P", "PA"):
         return image.convert("RGBA" if image.has_transparency_data else "RGB")
     return image.convert("L") if image.mode == "1" else image

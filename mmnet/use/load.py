@@ -11,7 +11,8 @@ from mmnet.runtime import portable
 from mmnet.runtime.errors import ConfigError
 from mmnet.runtime.files import read_json
 from mmnet.use.config import InferenceConfig
-from mmnet.use.folder import CONFIG, build_network, read_folder
+from mmnet.use.folder import CHECKPOINT, CONFIG, FILES, build_network, read_folder
+from mmnet.use.sources import is_folder
 
 if TYPE_CHECKING:
     import torch
@@ -19,12 +20,13 @@ if TYPE_CHECKING:
     from mmnet.model.mmnet import MMNet
     from mmnet.use.model import Model
 
-CHECKPOINT, ABOUT = "checkpoint.pt", "run.json"
+ABOUT = "run.json"
 
 
 def load(path: str | Path, *, device: str = "auto", exact: bool = False) -> "Model":
     """Load a trained model; see `mmnet.load`."""
-    name, path = str(path), _local(path)
+    given, path = str(path), _local(path)
+    name = given if given.startswith("hf:") else str(path)
     if exact:
         choose_arithmetic(path)
 
@@ -36,7 +38,7 @@ def load(path: str | Path, *, device: str = "auto", exact: bool = False) -> "Mod
     if is_exported(path):
         config, network = read_folder(path, name=name)
     else:
-        config, network = read_checkpoint(path / CHECKPOINT if path.is_dir() else path)
+        config, network = read_checkpoint(path / CHECKPOINT if is_folder(path) else path)
     if exact:
         if config.portable and portable.is_supported():
             portable.use()
@@ -49,7 +51,7 @@ def load(path: str | Path, *, device: str = "auto", exact: bool = False) -> "Mod
 
 def is_exported(path: Path) -> bool:
     """Whether a path is a folder other than a run's: then it should be an export."""
-    return path.is_dir() and not any((path / name).exists() for name in (CHECKPOINT, ABOUT))
+    return is_folder(path) and not any((path / name).exists() for name in (CHECKPOINT, ABOUT))
 
 
 def read_checkpoint(path: Path) -> tuple[InferenceConfig, "MMNet"]:
@@ -60,7 +62,7 @@ def read_checkpoint(path: Path) -> tuple[InferenceConfig, "MMNet"]:
     """
     from mmnet.model import checkpoint
 
-    content = checkpoint.load(path)
+    content = checkpoint.load(path, remedy="Name a checkpoint, a run's folder or an export.")
     config = InferenceConfig.of_training(
         content["identity"]["values"], name=name_of(path), source=path
     )
@@ -76,12 +78,13 @@ def name_of(checkpoint: Path) -> str:
 
 
 def _local(path: str | Path) -> Path:
-    """Return where a model is on this machine, once it is."""
+    """Return where a model is on this machine, once it is; of a file of an export, its folder."""
     if str(path).startswith("hf:"):
         from mmnet.use.hub import fetch
 
         return fetch(str(path))
-    return Path(path).expanduser()
+    path = Path(path).expanduser()
+    return path.parent if path.name in FILES and path.is_file() else path
 
 
 def _device(name: str) -> "torch.device":
@@ -105,7 +108,7 @@ def choose_arithmetic(path: Path) -> None:
         inference = read_json(path / CONFIG).get("inference")
         about = values = inference if isinstance(inference, dict) else {}
     else:
-        about = read_json((path if path.is_dir() else path.parent) / ABOUT)
+        about = read_json((path if is_folder(path) else path.parent) / ABOUT)
         values = about.get("identity", {}).get("values", {"portable": True})
     is_known, is_wanted = bool(about), values.get("portable", False)
     if not is_wanted or not portable.is_supported():

@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import overload
 
@@ -15,7 +16,7 @@ from mmnet.data.transforms import normalise
 from mmnet.evaluate.queries import merge_words
 from mmnet.evaluate.query_measures import measure
 from mmnet.model.mmnet import ImageFeatures, MMNet, Queries
-from mmnet.runtime.errors import ConfigError, MMNetError
+from mmnet.runtime.errors import ConfigError, DataError, MMNetError
 from mmnet.use.config import InferenceConfig
 from mmnet.use.images import Pixels, Source, read_pixels
 from mmnet.use.pairs import Failure, Pair, batches, check_sentence
@@ -139,9 +140,21 @@ class Model:
         """
         if given is None:
             return self.config.threshold
-        if not 0 < given < 1:
-            raise ConfigError(f"threshold {given}: must be between 0 and 1.")
+        if not isinstance(given, Real) or not 0 < given < 1:
+            raise ConfigError(f"threshold {given!r}: must be a number between 0 and 1.")
         return given
+
+    def check_queries(self) -> None:
+        """Check that each query makes a mask of its own.
+
+        Raises:
+            ConfigError: the model has no MMP, so its queries make one mask together.
+        """
+        if not self.config.model.mmp:
+            raise ConfigError(
+                f"{self.config.name}: has no MMP, so its queries have no masks of their own. "
+                "Load a model with MMP."
+            )
 
     @contextlib.contextmanager
     def _enough_memory(self) -> Iterator[None]:
@@ -185,12 +198,14 @@ class Picture:
         `threshold` is on the probability; default: the one that the model was chosen with.
 
         Raises:
-            DataError: a sentence is empty.
+            DataError: a sentence is empty or no text.
             ConfigError: the threshold is not between 0 and 1.
         """
         threshold = self.model.threshold(threshold)
         if isinstance(sentences, str):
             return self.find([sentences], threshold)[0]
+        if not isinstance(sentences, list | tuple):
+            raise DataError(f"{sentences!r}: not a sentence or a list of sentences.")
         if not sentences:
             return []
         start = time.perf_counter()
@@ -218,14 +233,10 @@ class Picture:
             DataError: the sentence is empty.
             ConfigError: the model has no MMP, so its queries make one mask together.
         """
+        self.model.check_queries()
         network = self.model.network
         tokens, (cut,) = self.model.tokenize([sentence])
         read: Queries = network.read(self.features, tokens)
-        if read.made.kernels is None:
-            raise ConfigError(
-                f"{self.model.config.name}: has no MMP, so its queries have no masks of their own. "
-                "Load a model with MMP."
-            )
         words, attention = merge_words(tokens[0].cpu(), read.attention[0].float().cpu())
         measures = measure(network, read, tokens)
         return QueryMasks(

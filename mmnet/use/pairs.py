@@ -40,10 +40,16 @@ def check_sentence(sentence: str) -> None:
     """Refuse a sentence without a word.
 
     Raises:
-        DataError: it is empty.
+        DataError: it is empty, or no text.
     """
+    if not isinstance(sentence, str):
+        raise DataError(f"{sentence!r}: not a sentence. Give text, such as 'the left dog'.")
     if not sentence.strip():
         raise DataError("empty sentence. Name the object to find, such as 'the left dog'.")
+    try:
+        sentence.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{sentence!r}: not UTF-8. Write the sentence in UTF-8.") from None
 
 
 def batches(

@@ -13,8 +13,8 @@ from torch.export import Dim, ExportedProgram, export, save
 
 from mmnet.data.transforms import normalise
 from mmnet.model.mmnet import ImageFeatures, MMNet
+from mmnet.use.folder import HEAD, IMAGE
 
-IMAGE, HEAD = "image.pt2", "head.pt2"
 MOST_SENTENCES = 4096
 """At a time, for one image."""
 

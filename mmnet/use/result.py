@@ -134,7 +134,11 @@ class Result:
         Raises:
             MMNetError: another suffix than .png, or the file cannot be written.
         """
-        write_png(Image.fromarray(self.mask), Path(path))
+        write_png(self.mask_image(), Path(path))
+
+    def mask_image(self) -> Image.Image:
+        """Return the mask as a grey picture of 8 bits, 0 and 255."""
+        return Image.fromarray(self.mask.astype(np.uint8) * 255)
 
     def _logits_at(self, height: int, width: int) -> Tensor:
         return _resampled(self.logits[None], self.pixels.placement, height, width)[0]

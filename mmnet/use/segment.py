@@ -5,9 +5,10 @@ import signal
 from collections.abc import Sequence
 from typing import Any
 
-from mmnet.runtime.errors import MMNetError, Stopped
-from mmnet.runtime.files import atomic_write, write_json
+from mmnet.runtime.errors import Stopped
+from mmnet.runtime.files import atomic_write, write_json, writing
 from mmnet.runtime.progress import say, track
+from mmnet.runtime.signals import Interruption, listening
 from mmnet.use.drawing import draw_queries
 from mmnet.use.model import Model, Picture
 from mmnet.use.pairs import Failure
@@ -16,13 +17,19 @@ from mmnet.use.tasks import ANNOTATIONS, RESULTS, Output, Task
 
 
 class Segmenting:
-    """The work on some pairs, and what of it goes into COCO's file."""
+    """The work on some pairs, and what of it goes into COCO's file.
+
+    Raises:
+        ConfigError: the threshold is not between 0 and 1, or the model's queries have no masks.
+    """
 
     def __init__(
         self, model: Model, tasks: Sequence[Task], output: Output, *, threshold: float | None
     ) -> None:
         self.model, self.tasks, self.output = model, tasks, output
         self.threshold = model.threshold(threshold)
+        if output.queries:
+            model.check_queries()
         self.done = self.failed = 0
         self.images: dict[str, dict[str, Any]] = {}
         self.annotations: list[dict[str, Any]] = []
@@ -45,8 +52,8 @@ class Segmenting:
     def all(self) -> None:
         """Write the files of all pairs, and the lists of them.
 
-        A pair that fails is a line with its error. An interruption, or a file that cannot be
-        written, ends the work; what was finished by then is listed.
+        A pair that fails is a line with its error. A signal, or any other error, ends the work;
+        what was finished by then is listed.
 
         Raises:
             MMNetError: a file cannot be written, or the device has too little memory.
@@ -55,13 +62,14 @@ class Segmenting:
         pairs = [(task.image, task.sentence) for task in self.tasks]
         outcomes = self.model.try_many(pairs, threshold=self.threshold)
         shown = track(outcomes, name="segmenting", total=len(pairs), unit="pairs")
-        results, fault = self.output.folder / RESULTS, None
-        with atomic_write(results) as file:
+        results = self.output.folder / RESULTS
+        fault: BaseException | None = None
+        with listening() as stop, atomic_write(results) as file:
             try:
-                for outcome in shown:
-                    file.write(json.dumps(self._line(outcome), ensure_ascii=False) + "\n")
+                for outcome in stop.watch(shown):
+                    file.write(json.dumps(self._line(outcome)) + "\n")
                     self.done += 1
-            except (KeyboardInterrupt, MMNetError) as error:
+            except BaseException as error:
                 fault = error
             finally:
                 outcomes.close()
@@ -69,10 +77,12 @@ class Segmenting:
             write_json(self.output.folder / ANNOTATIONS, self._coco())
         failed = f", {self.failed} of them with an error" if self.failed else ""
         say(f"{results}: {self.done} of {len(pairs)} pairs{failed}")
-        if isinstance(fault, KeyboardInterrupt):
-            raise Stopped(f"interrupted; {results} has what was finished.", signal.SIGINT)
+        if isinstance(fault, KeyboardInterrupt | Interruption):
+            number = stop.signal or signal.SIGINT
+            raise Stopped(f"interrupted; {results} has what was finished.", number)
         if fault is not None:
-            raise fault
+            with writing(results):
+                raise fault
 
     def _line(self, outcome: Result | Failure) -> dict[str, Any]:
         """Return what results.jsonl says of a pair, whose files are written."""

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from mmnet.config.paths import RunPaths
 from mmnet.runtime.errors import ConfigError, DataError
+from mmnet.runtime.files import writing
+from mmnet.use.sources import is_folder, path_of, real_path
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 """Of the files in a folder that are taken for pictures."""
@@ -41,6 +43,8 @@ class Output:
     format: str
     overlay: bool
     queries: bool
+    suffix: str = ".png"
+    """Of masks; of one, as the user writes it."""
 
     def files(self, task: Task) -> dict[str, Path]:
         """Return the pictures of a pair: mask, overlay, queries."""
@@ -50,7 +54,7 @@ class Output:
             "queries": self.queries,
         }
         return {
-            name: self.folder / f"{task.stem}{'' if name == 'mask' else f'.{name}'}.png"
+            name: self.folder / (task.stem + (self.suffix if name == "mask" else f".{name}.png"))
             for name, is_wanted in wanted.items()
             if is_wanted
         }
@@ -89,12 +93,14 @@ def plan_output(
     """Return what to write, and the pairs with the names of their files.
 
     Raises:
-        ConfigError: one file is named for several pairs, or a file exists and `force` is not given.
+        ConfigError: one file is named for several pairs, a file is one of the pictures, or it
+            exists and `force` is not given.
+        MMNetError: a name is too long.
     """
-    is_single = output.suffix.lower() in SUFFIXES and not output.is_dir()
+    is_single = output.suffix.lower() in SUFFIXES and not is_folder(output)
     tasks = list(tasks)
     if is_single:
-        if output.suffix != ".png":
+        if output.suffix.lower() != ".png":
             raise ConfigError(f"{output}: masks are written as PNG; end the name in .png.")
         if len(tasks) > 1:
             raise ConfigError(f"{output}: one file for {len(tasks)} masks. Give a folder.")
@@ -103,11 +109,21 @@ def plan_output(
         tasks = [Task(task.image, task.sentence, task.id, output.stem) for task in tasks]
     folder = output.parent if is_single else output
     plan = Output(
-        folder=folder, is_single=is_single, format=format, overlay=overlay, queries=queries
+        folder=folder,
+        is_single=is_single,
+        format=format,
+        overlay=overlay,
+        queries=queries,
+        suffix=output.suffix if is_single else ".png",
     )
-    files = itertools.chain(plan.lists, *(plan.files(task).values() for task in tasks))
-    if not force and (existing := next((path for path in files if path.exists()), None)):
-        raise ConfigError(f"{existing}: exists. Give another -o, or --force to overwrite.")
+    pictures = {real_path(image) for image in {task.image for task in tasks}}
+    for path in itertools.chain(plan.lists, *(plan.files(task).values() for task in tasks)):
+        if real_path(path) in pictures:
+            raise ConfigError(f"{path}: is one of the pictures. Give another -o.")
+        with writing(path):
+            exists = path.exists()
+        if exists and not force:
+            raise ConfigError(f"{path}: exists. Give another -o, or --force to overwrite.")
     return plan, tasks
 
 
@@ -118,7 +134,7 @@ def find_run(name: str) -> RunPaths:
         ConfigError: it is neither.
     """
     folder = Path(name)
-    if not folder.is_dir():
+    if not is_folder(folder):
         folder = find_model(name, None, option="")
     *_, runs, profile, experiment, seed = (*[""] * 4, *folder.absolute().parts)
     if runs != "runs" or not re.fullmatch(r"seed\d+", seed):
@@ -142,8 +158,8 @@ def find_model(run: str | None, checkpoint: str | None, *, option: str = "--run 
     if not names:
         raise ConfigError("runs/: no finished run. Train one, or give --checkpoint PATH.")
     listed = ", ".join(chosen or names)
-    problem = f"{option}{run}: no such" if not chosen else "several"
-    raise ConfigError(f"{problem} finished run{'s' * (not run)}. Give {option}one of: {listed}.")
+    problem = "several finished runs" if chosen else f"{option}{run}: no such finished run"
+    raise ConfigError(f"{problem}. Give {option}one of: {listed}.")
 
 
 def _is_called(name: str, run: str) -> bool:
@@ -156,23 +172,25 @@ def _is_called(name: str, run: str) -> bool:
 
 
 def _pictures(image: str) -> list[str]:
-    if not Path(image).is_dir():
+    folder = path_of(image)
+    if not is_folder(folder):
         return [image]
-    found = sorted(path for path in Path(image).iterdir() if path.suffix.lower() in SUFFIXES)
-    if not found:
+    files = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    if not (found := [str(path) for path in files if path.suffix.lower() in SUFFIXES]):
         raise DataError(f"{image}: no pictures there ({', '.join(SUFFIXES)}).")
-    return [str(path) for path in found if not path.name.startswith(".")]
+    return found
 
 
 def _of_csv(name: str) -> list[tuple[str, str, str | None]]:
     """Read the columns image, sentence and, where it has one, id; `-` is standard input."""
     where = "standard input" if name == "-" else name
     try:
-        text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8-sig")
+        content = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+        text = content.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8"
         raise DataError(f"{where}: cannot be read: {reason}.") from None
-    reader = csv.DictReader(io.StringIO(text, newline=""))
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         columns, rows = reader.fieldnames or [], list(reader)
     except csv.Error as error:

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from mmnet.runtime.errors import DataError, MMNetError
+from mmnet.use.images import FORMATS
 from mmnet.use.model import Model, Picture
 from mmnet.use.page.answer import answer, mask_png
 
@@ -22,7 +23,6 @@ T = TypeVar("T")
 PICTURES = 8
 """Encoded pictures that stay in memory."""
 MOST_PIXELS = 50_000_000
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 SHOWN = 1280
 """Longest side of a picture as the page shows it."""
 

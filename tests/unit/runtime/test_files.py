@@ -42,6 +42,23 @@ def test_a_block_that_raises_leaves_the_old_file_and_no_temporary(tmp_path: Path
     assert names(tmp_path) == ["file"]
 
 
+def test_the_longest_name_is_written_and_a_longer_one_is_one_line(tmp_path: Path) -> None:
+    for longest in ("x" * 255, "é" * 127):
+        with atomic_write(tmp_path / longest) as file:
+            file.write("new")
+        (tmp_path / longest).unlink()
+        with atomic_folder(tmp_path / longest):
+            pass
+        for writer in (atomic_path, atomic_folder):
+            with (
+                pytest.raises(MMNetError, match="shorter name"),
+                writer(tmp_path / (longest + "é")),
+            ):
+                pass
+        (tmp_path / longest).rmdir()
+    assert names(tmp_path) == []
+
+
 def test_a_file_too_large_for_the_system_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("old")

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from mmnet.config.paths import Paths, RunPaths
 from mmnet.evaluate.metrics import score_run
@@ -50,3 +51,21 @@ def shared(scored: RunPaths, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(shared: Path, tmp_path: Path) -> Path:
     """A copy of the exported folder, to be changed."""
     return Path(shutil.copytree(shared, tmp_path / "folder"))
+
+
+@pytest.fixture
+def desk(
+    undisturbed: Path, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> list[str]:
+    """A folder with one finished run and `photos/`; return the pictures' names."""
+    (tmp_path / "runs").symlink_to(undisturbed / "runs")
+    (tmp_path / "photos").mkdir()
+    for path in sorted(tiny.images.iterdir())[:3]:
+        shutil.copy(path, tmp_path / "photos")
+    (tmp_path / "photos" / "notes.txt").write_text("no picture")
+    monkeypatch.chdir(tmp_path)
+    # A command sets these for its own process, which here is the tests'.
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda mode: None)
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    return [str(path) for path in sorted(Path("photos").glob("*.jpg"))]

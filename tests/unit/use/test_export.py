@@ -194,6 +194,48 @@ def test_nothing_is_overwritten_unasked(
     assert (folder / "thesis.tex").exists()
 
 
+def own_readme(folder: Path) -> None:
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).unlink()
+
+
+def folder_of_that_name(folder: Path) -> None:
+    (folder / "README.md").unlink()
+    (folder / "README.md").mkdir()
+
+
+@pytest.mark.parametrize("change", [own_readme, folder_of_that_name])
+def test_what_is_not_an_export_is_never_replaced(change: Any, folder: Path, run: RunPaths) -> None:
+    change(folder)
+    before = sorted(folder.parent.rglob("*"))
+    with pytest.raises(MMNetError, match=r"README\.md"):
+        export(run, folder, force=True)
+    assert sorted(folder.parent.rglob("*")) == before
+
+
+def test_a_folder_that_cannot_be_replaced_is_refused_before_the_work(
+    folder: Path, run: RunPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    run.checkpoint.unlink()  # the work would fail in another way
+    for output, reason in ((Path(), "working"), (folder, "working"), (Path("x" * 300), "shorter")):
+        with pytest.raises(MMNetError, match=reason):
+            export(run, output, force=True)
+    monkeypatch.chdir(folder.parent)
+    monkeypatch.setattr(Path, "is_mount", lambda path: path == folder)
+    with pytest.raises(MMNetError, match="mount point"):
+        export(run, folder, force=True)
+
+
+def test_of_a_link_the_folder_behind_it_is_replaced(folder: Path, run: RunPaths) -> None:
+    link = folder.parent / "link"
+    link.symlink_to(folder)
+    (folder / "README.md").write_text("old")
+    export(run, link, force=True)
+    assert link.is_symlink()
+    assert (folder / "README.md").read_text() != "old"
+
+
 def test_a_full_disk_is_one_line_and_leaves_nothing(scored: RunPaths, tmp_path: Path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))

@@ -27,6 +27,12 @@ def cut_config(folder: Path) -> None:
     (folder / "config.json").write_text(text[: len(text) // 2])
 
 
+def ask(folder: Path, key: str, value: Any, *, of_model: bool = False) -> None:
+    inference = json.loads((folder / "config.json").read_text())["inference"]
+    (inference["model"] if of_model else inference)[key] = value
+    edit(folder, inference=inference)
+
+
 def lose_a_value(folder: Path) -> None:
     inference = json.loads((folder / "config.json").read_text())["inference"]
     del inference["max_length"]
@@ -77,6 +83,21 @@ def only_pickles(folder: Path) -> None:
         (change_a_weight, "SHA-256"),
         (cut_weights, "model.safetensors"),
         (only_pickles, "pytorch_model.bin"),
+        (lambda folder: (folder / "config.json").write_text("[" * 200_000), "damaged"),
+        *(
+            (lambda folder, key=key, value=value: ask(folder, key, value), key)
+            for key, value in (
+                *(("dataset", "foo"), ("threads", 10**9)),
+                *(("max_length", 100_000), ("max_length", 77)),  # the text tower takes 24
+            )
+        ),
+        *(
+            (lambda folder, key=key, n=n: ask(folder, key, n, of_model=True), "model")
+            for key, n in (
+                *(("num_queries", 10**9), ("num_queries", 10**30), ("width", 8 * 10**6)),
+                *(("image_size", 32 * 10**6), ("ffn", 10**9), ("decoder_layers", 10**9)),
+            )
+        ),
     ],
 )
 def test_a_bad_folder_is_refused_in_one_line(damage: Any, named: str, folder: Path) -> None:
@@ -87,6 +108,14 @@ def test_a_bad_folder_is_refused_in_one_line(damage: Any, named: str, folder: Pa
     assert "\n" not in str(caught.value)
     assert str(folder) in str(caught.value)
     assert not (folder.parent / "exploited").exists()
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "README.md"])
+def test_a_file_of_a_folder_stands_for_the_folder(name: str, folder: Path) -> None:
+    assert mmnet.load(folder / name).config == mmnet.load(folder).config
+    cut_config(folder)
+    with pytest.raises(CheckpointError, match="folder/config"):
+        mmnet.load(folder / name)
 
 
 def test_a_folder_with_pickles_alone_runs_none(folder: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from mmnet.data.dataset import read_image
 from mmnet.data.transforms import letterbox, place
@@ -58,6 +58,10 @@ def sixteen_bits() -> Image.Image:
     return Image.fromarray(values)
 
 
+def greys_of_32_bits() -> Image.Image:
+    return scene().convert("L").convert("I")
+
+
 GREYS = [(grey,) * 3 for grey in (scene().convert("L").getpixel((x, 1)) for x in (1, 39))]
 COLOURS = [BLUE, RED, RED, RED]
 KINDS: dict[str, tuple[Callable[[], Image.Image], list[tuple[int, ...]]]] = {
@@ -75,6 +79,7 @@ KINDS: dict[str, tuple[Callable[[], Image.Image], list[tuple[int, ...]]]] = {
     "grey-alpha.png": (lambda: translucent().convert("LA"), [WHITE, *[GREYS[1]] * 3]),
     "sixteen.png": (sixteen_bits, [(50,) * 3, *[(200,) * 3] * 3]),
     "sixteen.tif": (sixteen_bits, [(50,) * 3, *[(200,) * 3] * 3]),
+    "thirty-two.tif": (greys_of_32_bits, [GREYS[0], *[GREYS[1]] * 3]),
     "two-colours.png": (
         lambda: Image.fromarray(np.tile(np.arange(40) > 19, (24, 1))),
         [(0,) * 3, WHITE, (0,) * 3, WHITE],
@@ -194,6 +199,24 @@ def test_what_is_no_picture_is_refused_in_one_line(tmp_path: Path) -> None:
             assert str(source) in str(caught.value)
         assert ("floating-point" in str(caught.value)) == ("float.tif" in str(source))
     opened[0].close()
+
+
+def test_formats_that_start_programs_are_not_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene().save(tmp_path / "scene.eps")
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", None)  # it would be an error to call it
+    with pytest.raises(DataError, match="known format"):
+        read(tmp_path / "scene.eps")
+
+
+def test_a_name_that_is_not_utf_8_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "caf\udce9.jpg"
+    try:
+        scene().save(path)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 alone")
+    assert close(quarters(read(path)), COLOURS)
 
 
 def test_100_megapixels_take_bounded_memory(tmp_path: Path) -> None:

@@ -101,8 +101,12 @@ def test_what_is_no_checkpoint_is_refused_in_one_line(run: Path, tmp_path: Path)
             mmnet.load(tmp_path / name)
         assert str(tmp_path) in str(caught.value)
         assert "\n" not in str(caught.value)
+        assert "Delete" not in str(caught.value)
     with pytest.raises(ConfigError):
         mmnet.load(run, device="gpu")
+    for path in (run.parent, tmp_path / ("x" * 300)):
+        with pytest.raises(CheckpointError, match="seed0" if path == run.parent else "x"):
+            mmnet.load(path)
 
 
 def test_exact_arithmetic_is_chosen_before_torch_or_refused(run: Path, tmp_path: Path) -> None:
@@ -173,6 +177,20 @@ def test_sentences_are_checked_and_a_cut_is_said(model: Model, street: Path) -> 
     assert torch.equal(picture.find(fits).logits, picture.find(long).logits)
 
 
+def test_what_is_no_sentence_or_picture_is_an_error_of_ours(model: Model, street: Path) -> None:
+    picture: Any = model.look(street)
+    for wrong in (None, 5, ["a dog", None], b"a dog", "caf\udce9"):
+        with pytest.raises(DataError):
+            picture.find(wrong)
+        with pytest.raises(DataError):
+            picture.queries(wrong)
+        (failure,) = model.try_many([(street, wrong)])  # type: ignore[list-item]
+        assert isinstance(failure, Failure)
+    for source in (b"street.png", None, 5):
+        with pytest.raises(DataError):
+            model.look(source)  # type: ignore[arg-type]
+
+
 def test_thresholds_are_of_the_probability(model: Model, street: Path) -> None:
     picture = model.look(street)
     middle = float(np.median(picture.find("a dog").probability))
@@ -180,9 +198,9 @@ def test_thresholds_are_of_the_probability(model: Model, street: Path) -> None:
     assert 0 < result.area < result.mask.size
     assert (result.mask == (result.probability > middle)).mean() > 0.999
     assert picture.find("a dog").threshold == model.config.threshold
-    for wrong in (0, 1, -0.5, 35, float("nan")):
+    for wrong in (0, 1, -0.5, 35, float("nan"), "0.5"):
         with pytest.raises(ConfigError):
-            picture.find("a dog", threshold=wrong)
+            picture.find("a dog", threshold=wrong)  # type: ignore[arg-type]
         with pytest.raises(ConfigError):
             next(model.find_many([(street, "a dog")], threshold=wrong))
 
