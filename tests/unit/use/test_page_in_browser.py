@@ -21,6 +21,7 @@ from support.tiny import Tiny
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium or google-chrome on the PATH")
 
 SENTENCE = "the big green ring"
+SHIFT = 8
 FOUND = "!document.querySelector('#found').hidden && document.querySelector('#busy').hidden"
 
 
@@ -191,24 +192,39 @@ def test_by_keyboard_alone(page: Page, photo: Path, tmp_path: Path) -> None:
     page.choose("#file", photo)
     page.until("document.querySelector('#status').innerText.startsWith('150 ')")
     assert focused(page) == "sentence"
-    ask(page, SENTENCE, press=True)
+    sentence = "the left dog"
+    ask(page, sentence, press=True)
 
     tab_to(page, "threshold")
-    before, drawn_before = page.text("#level"), drawn(page)
+    before, drawn_before, status = page.text("#level"), drawn(page), page.text("#status")
     for _ in range(4):
         page.press("ArrowLeft")
     assert float(page.text("#level")) == pytest.approx(float(before.split(",")[0]) - 0.04)
     assert drawn(page) != drawn_before
+    assert page.text("#status") != status  # which is what a screen reader says
+    for shown in ("#area", "#confidence"):
+        assert page.text(shown) in page.text("#status")
+    page.press("End")
+    assert page.text("#status").startswith("Nothing")
+    page.press("Home")
     tab_to(page, "download")
     page.press("Enter")
     assert downloaded(tmp_path).shape == (90, 150)
 
+    by_score = order(page)
     tab_to(page, "word")
     assert "attention to the start" in page.text("#ranked")
-    tab_to(page, "query")
-    names = [f"query {number}" for number in order(page)]
-    until_caption(page, names[0])
-    page.press("Tab")
+    while focused(page).startswith("word"):
+        by_word = order(page)
+        page.press("Tab")
+    assert by_word != by_score
+    for number in by_score:
+        assert order(page) == by_score
+        until_caption(page, f"query {number}")
+        page.press("Tab")
+    page.press("Tab", SHIFT)
+    page.press("Tab", SHIFT)
+    names = [f"query {number}" for number in by_score]
     until_caption(page, names[1])
     page.press("Space")  # keeps it
     page.press("Tab")
@@ -216,7 +232,33 @@ def test_by_keyboard_alone(page: Page, photo: Path, tmp_path: Path) -> None:
     page.press("Tab")
     until_caption(page, names[1])
     page.press("Escape")
-    until_caption(page, SENTENCE)
+    until_caption(page, sentence)
+
+
+def test_a_kept_word_ranks_the_queries_until_escape(page: Page, photo: Path) -> None:
+    page.choose("#file", photo)
+    page.until("document.querySelector('#status').innerText.startsWith('150 ')")
+    ask(page, "the left dog")
+    by_score = order(page)
+    page.click("#words li:nth-child(3) button")
+    by_word = order(page)
+    assert by_word != by_score
+    page.hover(".query")
+    until_caption(page, f"query {by_word[0]}")
+    assert order(page) == by_word
+    page.hover("h1")
+    while focused(page).startswith("word"):
+        page.press("Tab")
+    for number in by_word:
+        assert order(page) == by_word
+        until_caption(page, f"query {number}")
+        last = number
+        page.press("Tab")
+    page.press("Tab", SHIFT)
+    page.press("Escape")
+    assert order(page) == by_score
+    shown = page.js("document.activeElement.querySelector('b').innerText")
+    assert int(shown.split()[-1]) == last
 
 
 def test_mistakes_are_said_in_the_page_and_the_next_one_works(page: Page, tmp_path: Path) -> None:
@@ -298,3 +340,4 @@ def test_models_without_masks_or_with_one_query(
         page.hover(".query")
         page.until("document.querySelector('#words-hint').innerText.includes('of query')")
         assert (drawn(page) == before) == ("mmp" in changes)
+        assert ("see its mask" in page.text("#asked")) == ("mmp" not in changes)
