@@ -1,5 +1,6 @@
 """The page's server: what it answers, and what it refuses."""
 
+import asyncio
 import base64
 import io
 import json
@@ -12,12 +13,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.testclient import TestClient
+from starlette.types import Message
 
 from mmnet.runtime.errors import MMNetError
 from mmnet.use.model import Model
 from mmnet.use.page.about import About, about
-from mmnet.use.page.app import application
+from mmnet.use.page.app import application, body
 from mmnet.use.page.serve import bound
 from mmnet.use.page.worker import PICTURES, Worker
 from support.page import loaded, made_run, picture, png
@@ -160,6 +164,36 @@ def test_bad_requests_get_one_line_and_the_server_lives(case: str, client: TestC
     if "host" not in word:
         assert answer.json().keys() == {"error"}
     assert client.get("/").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("gaps", "late"),
+    [([50.0] * 11, None), ([1.0, 70.0], "60 s"), ([50.0] * 20, "600 s")],
+    ids=["steady", "stopped", "too slow"],
+)
+def test_a_body_may_be_slow_while_it_goes_on(gaps: list[float], late: str | None) -> None:
+    """`gaps` are the seconds between its parts, by the loop's own clock."""
+
+    async def received() -> bytes:
+        now, waits = 0.0, iter(gaps)
+        asyncio.get_running_loop().time = lambda: now  # type: ignore[method-assign]
+
+        async def receive() -> Message:
+            nonlocal now
+            now += (gap := next(waits, 0.0))
+            for _ in range(3):  # in which what is due is called
+                await asyncio.sleep(0)
+            return {"type": "http.request", "body": b"a" * bool(gap), "more_body": bool(gap)}
+
+        return await body(Request({"type": "http"}, receive), MB)
+
+    if late is None:
+        assert asyncio.run(received()) == b"a" * len(gaps)
+        return
+    with pytest.raises(HTTPException) as caught:
+        asyncio.run(received())
+    assert caught.value.status_code == 408
+    assert late in caught.value.detail
 
 
 @pytest.mark.parametrize("side", [8_000, 20_000])
