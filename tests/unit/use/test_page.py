@@ -104,7 +104,7 @@ def test_the_page_gets_what_python_gives(client: TestClient, known: tuple[Model,
     for threshold in (None, 0.5):
         question = {"picture": seen["id"], "sentence": sentence, "threshold": threshold}
         mask = pixels(client.post("/mask", json=question).content)
-        np.testing.assert_array_equal(mask, looked.find(sentence, threshold).mask)
+        np.testing.assert_array_equal(mask, 255 * looked.find(sentence, threshold).mask)
 
 
 @pytest.mark.parametrize("changes", [{"mmp": False}, {"num_queries": 1}, {"mqe": False}])
