@@ -24,7 +24,7 @@ CHECKPOINT, ABOUT = "checkpoint.pt", "run.json"
 
 def load(path: str | Path, *, device: str = "auto", exact: bool = False) -> "Model":
     """Load a trained model; see `mmnet.load`."""
-    name, path = str(path), _local(path)
+    name, path = str(path), local(path)
     if exact:
         choose_arithmetic(path)
 
@@ -75,8 +75,12 @@ def name_of(checkpoint: Path) -> str:
     return checkpoint.stem
 
 
-def _local(path: str | Path) -> Path:
-    """Return where a model is on this machine, once it is."""
+def local(path: str | Path) -> Path:
+    """Return where a model is on this machine, once it is.
+
+    Raises:
+        CheckpointError: of a hub's address: as `fetch`.
+    """
     if str(path).startswith("hf:"):
         from mmnet.use.hub import fetch
 
