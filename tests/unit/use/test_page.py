@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, JpegImagePlugin
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.testclient import TestClient
@@ -105,6 +105,27 @@ def test_the_page_gets_what_python_gives(client: TestClient, known: tuple[Model,
         question = {"picture": seen["id"], "sentence": sentence, "threshold": threshold}
         mask = pixels(client.post("/mask", json=question).content)
         np.testing.assert_array_equal(mask, 255 * looked.find(sentence, threshold).mask)
+
+
+def test_a_plain_jpeg_is_decoded_as_that_of_a_path(
+    client: TestClient, known: tuple[Model, About], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise AssertionError("decoded by Pillow")
+
+    monkeypatch.setattr(JpegImagePlugin.JpegImageFile, "load", fail)
+    for example in known[1].examples:
+        data = example.file.read_bytes()
+        seen = client.post("/pictures", content=data).json()
+        question = {"picture": seen["id"], "sentence": example.sentence}
+        answer = client.post("/find", json=question).json()
+        found = known[0].look(example.file).find(example.sentence)
+        assert (answer["confidence"], answer["area"]) == (found.confidence, found.area)
+        mask = pixels(client.post("/mask", json=question).content)
+        np.testing.assert_array_equal(mask, 255 * found.mask)
+        refused = client.post("/pictures", content=data[: len(data) // 2])
+        assert refused.status_code == 400
+        assert "JPEG" in refused.json()["error"]
 
 
 @pytest.mark.parametrize("changes", [{"mmp": False}, {"num_queries": 1}, {"mqe": False}])
