@@ -100,6 +100,18 @@ class Page:
         self.call("Page.navigate", url=address)
         self.until("document.readyState === 'complete'")
 
+    def reset(self, downloads: Path) -> None:
+        """Forget what was shown and reported; downloads go to a folder."""
+        self.open("about:blank")
+        self.call("Page.setInterceptFileChooserDialog", enabled=False)
+        self.call("Input.dispatchMouseEvent", type="mouseMoved", x=0, y=0)
+        self.download_to(downloads)
+        self.events.clear()
+
+    def download_to(self, folder: Path) -> None:
+        options = {"behavior": "allow", "downloadPath": str(folder), "eventsEnabled": True}
+        self.call("Browser.setDownloadBehavior", **options)
+
     def hover(self, selector: str) -> tuple[float, float]:
         """Move the mouse onto an element; return where it is."""
         x, y = self.js(
@@ -161,8 +173,7 @@ def browser(folder: Path) -> Iterator[Page]:
     os.close(write_answer)
     try:
         page = Page(write_command, read_answer)
-        downloads = {"behavior": "allow", "downloadPath": str(folder), "eventsEnabled": True}
-        page.call("Browser.setDownloadBehavior", **downloads)
+        page.download_to(folder)
         yield page
     finally:
         process.terminate()

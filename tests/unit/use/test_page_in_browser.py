@@ -44,17 +44,30 @@ def model(model_and_address: tuple[Model, str]) -> Model:
     return model_and_address[0]
 
 
-@pytest.fixture
-def page(address: str, tmp_path: Path) -> Iterator[Page]:
-    """The page with its first example; afterwards, no error and no other host was seen."""
-    with browser(tmp_path) as page:
-        page.open(address)
-        page.until(FOUND)
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    with browser(tmp_path_factory.mktemp("browser")) as page:
         yield page
-        page.js("1")  # reads what the browser has reported
-        kinds: dict[str, list[Any]] = {}
-        for event in page.events:
-            kinds.setdefault(event["method"], []).append(event["params"])
+
+
+@pytest.fixture
+def blank(started: Page, tmp_path: Path) -> Page:
+    """The one browser's page, with nothing of the tests before."""
+    started.reset(tmp_path)
+    return started
+
+
+@pytest.fixture
+def page(blank: Page, address: str) -> Iterator[Page]:
+    """The page with its first example; afterwards, no error and no other host was seen."""
+    page = blank
+    page.open(address)
+    page.until(FOUND)
+    yield page
+    page.js("1")  # reads what the browser has reported
+    kinds: dict[str, list[Any]] = {}
+    for event in page.events:
+        kinds.setdefault(event["method"], []).append(event["params"])
     urls = [asked["request"]["url"] for asked in kinds["Network.requestWillBeSent"]]
     assert all(url.startswith((f"{address}/", "data:image/svg", "blob:")) for url in urls), urls
     assert "Runtime.exceptionThrown" not in kinds
@@ -329,10 +342,11 @@ def test_all_that_is_used_has_a_name(page: Page) -> None:
 
 @pytest.mark.parametrize("changes", [{"mmp": False}, {"num_queries": 1}])
 def test_models_without_masks_or_with_one_query(
-    changes: dict[str, Any], tiny: Tiny, tmp_path: Path
+    changes: dict[str, Any], blank: Page, tiny: Tiny, tmp_path: Path
 ) -> None:
+    page = blank
     model, about = loaded(made_run(tmp_path / "run", tiny, **changes))
-    with served(model, about) as address, browser(tmp_path) as page:
+    with served(model, about) as address:
         page.open(address)
         page.until(FOUND)
         assert len(order(page)) == model.config.model.num_queries
@@ -341,3 +355,4 @@ def test_models_without_masks_or_with_one_query(
         page.until("document.querySelector('#words-hint').innerText.includes('of query')")
         assert (drawn(page) == before) == ("mmp" in changes)
         assert ("see its mask" in page.text("#asked")) == ("mmp" not in changes)
+        page.open("about:blank")  # which ends its connections
