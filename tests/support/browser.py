@@ -145,6 +145,19 @@ class Page:
         self.call("Input.dispatchKeyEvent", type="keyDown", **values)
         self.call("Input.dispatchKeyEvent", type="keyUp", **values)
 
+    def focused(self) -> str:
+        """Return the id of what has the focus, or its classes."""
+        name: str = self.js("document.activeElement.id || document.activeElement.className")
+        return name
+
+    def tab_to(self, name: str) -> None:
+        """Press Tab until what has an id or first class has the focus."""
+        for _ in range(40):
+            self.press("Tab")
+            if self.focused().split(" ")[0] == name:
+                return
+        raise AssertionError(f"{name} is not reached by Tab")
+
     def choose(self, selector: str, file: Path) -> None:
         """Choose a file in an element's dialog."""
         node = self.call("Runtime.evaluate", expression=f"document.querySelector('{selector}')")

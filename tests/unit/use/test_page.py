@@ -24,7 +24,7 @@ from mmnet.use.page.about import About, about
 from mmnet.use.page.app import application, body
 from mmnet.use.page.serve import bound
 from mmnet.use.page.worker import PICTURES, Worker
-from support.page import loaded, made_run, picture, png
+from support.page import claiming, loaded, made_run, picture, png
 from support.tiny import Tiny
 
 HOST = "http://127.0.0.1"
@@ -221,13 +221,12 @@ def test_a_body_may_be_slow_while_it_goes_on(gaps: list[float], late: str | None
 def test_too_many_pixels_are_refused_before_they_are_decoded(
     side: int, client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = png(Image.new("1", (side, side)))
 
     def fail(*_: Any) -> None:
         raise AssertionError("decoded")
 
     monkeypatch.setattr(ImageFile.ImageFile, "load", fail)
-    answer = client.post("/pictures", content=data)
+    answer = client.post("/pictures", content=claiming(side))
     assert answer.status_code == 400
     assert "megapixels" in answer.json()["error"]
 
