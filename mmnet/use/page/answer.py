@@ -41,8 +41,7 @@ def answer(picture: Picture, sentence: str) -> dict[str, Any]:
 def mask_png(picture: Picture, sentence: str, threshold: float | None) -> bytes:
     """Return a sentence's mask as a PNG of 0 and 255, at the picture's size."""
     file = io.BytesIO()
-    mask = picture.find(sentence, threshold).mask
-    Image.fromarray(255 * mask.astype(np.uint8)).save(file, "PNG")  # of bool it would have 1 bit
+    Image.fromarray(picture.find(sentence, threshold).mask).save(file, "PNG")
     return file.getvalue()
 
 
