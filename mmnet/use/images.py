@@ -124,13 +124,13 @@ def _one_line(name: str) -> Iterator[None]:
 
 def _of_file(path: Path) -> _Decoded:
     with Image.open(path, formats=FORMATS) as image:
-        if not _is_plain_jpeg(image) or not _is_text(str(path)):
+        if not is_plain_jpeg(image) or not _is_text(str(path)):
             return _of_pillow(image)
         pixels = read_image(path)
         return _Decoded(pixels, pixels.shape[1], pixels.shape[2], ())
 
 
-def _is_plain_jpeg(image: Image.Image) -> bool:
+def is_plain_jpeg(image: Image.Image) -> bool:
     """Whether a file is such as the data sets have, which `predict` gives to torchvision."""
     return (
         image.format == "JPEG"

@@ -25,7 +25,7 @@ ABOUT = "run.json"
 
 def load(path: str | Path, *, device: str = "auto", exact: bool = False) -> "Model":
     """Load a trained model; see `mmnet.load`."""
-    given, path = str(path), _local(path)
+    given, path = str(path), local(path)
     name = given if given.startswith("hf:") else str(path)
     if exact:
         choose_arithmetic(path)
@@ -77,8 +77,12 @@ def name_of(checkpoint: Path) -> str:
     return checkpoint.stem
 
 
-def _local(path: str | Path) -> Path:
-    """Return where a model is on this machine, once it is; of a file of an export, its folder."""
+def local(path: str | Path) -> Path:
+    """Return where a model is on this machine, once it is; of a file of an export, its folder.
+
+    Raises:
+        CheckpointError: of a hub's address: as `fetch`.
+    """
     if str(path).startswith("hf:"):
         from mmnet.use.hub import fetch
 

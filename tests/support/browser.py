@@ -24,7 +24,7 @@ OPTIONS = [
     *("--no-first-run", "--disable-background-networking", "--disable-component-update"),
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 ]
-KEYS = {"Tab": 9, "Enter": 13, "Escape": 27, "Space": 32, "ArrowLeft": 37, "ArrowRight": 39}
+KEYS = {"Tab": 9, "Enter": 13, "Escape": 27, "Space": 32, "End": 35, "Home": 36, "ArrowLeft": 37}
 PATIENCE = 60.0
 
 
@@ -100,6 +100,18 @@ class Page:
         self.call("Page.navigate", url=address)
         self.until("document.readyState === 'complete'")
 
+    def reset(self, downloads: Path) -> None:
+        """Forget what was shown and reported; downloads go to a folder."""
+        self.open("about:blank")
+        self.call("Page.setInterceptFileChooserDialog", enabled=False)
+        self.call("Input.dispatchMouseEvent", type="mouseMoved", x=0, y=0)
+        self.download_to(downloads)
+        self.events.clear()
+
+    def download_to(self, folder: Path) -> None:
+        options = {"behavior": "allow", "downloadPath": str(folder), "eventsEnabled": True}
+        self.call("Browser.setDownloadBehavior", **options)
+
     def hover(self, selector: str) -> tuple[float, float]:
         """Move the mouse onto an element; return where it is."""
         x, y = self.js(
@@ -133,6 +145,19 @@ class Page:
         self.call("Input.dispatchKeyEvent", type="keyDown", **values)
         self.call("Input.dispatchKeyEvent", type="keyUp", **values)
 
+    def focused(self) -> str:
+        """Return the id of what has the focus, or its classes."""
+        name: str = self.js("document.activeElement.id || document.activeElement.className")
+        return name
+
+    def tab_to(self, name: str) -> None:
+        """Press Tab until what has an id or first class has the focus."""
+        for _ in range(40):
+            self.press("Tab")
+            if self.focused().split(" ")[0] == name:
+                return
+        raise AssertionError(f"{name} is not reached by Tab")
+
     def choose(self, selector: str, file: Path) -> None:
         """Choose a file in an element's dialog."""
         node = self.call("Runtime.evaluate", expression=f"document.querySelector('{selector}')")
@@ -161,8 +186,7 @@ def browser(folder: Path) -> Iterator[Page]:
     os.close(write_answer)
     try:
         page = Page(write_command, read_answer)
-        downloads = {"behavior": "allow", "downloadPath": str(folder), "eventsEnabled": True}
-        page.call("Browser.setDownloadBehavior", **downloads)
+        page.download_to(folder)
         yield page
     finally:
         process.terminate()

@@ -4,7 +4,9 @@ import contextlib
 import io
 import json
 import shutil
+import struct
 import threading
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -79,3 +81,10 @@ def png(image: Image.Image) -> bytes:
     file = io.BytesIO()
     image.save(file, "PNG")
     return file.getvalue()
+
+
+def claiming(side: int) -> bytes:
+    """Return a PNG that is said to have so many pixels each way, and has none."""
+    data = png(Image.new("1", (1, 1)))
+    head = data[12:16] + struct.pack(">II", side, side) + data[24:29]
+    return data[:12] + head + struct.pack(">I", zlib.crc32(head)) + data[33:]

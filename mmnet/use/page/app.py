@@ -34,8 +34,8 @@ MOST_LETTERS = 1000
 """Of a sentence; the model reads far fewer."""
 BODIES = 4
 """Pictures' files in memory at a time: further ones wait in their sockets."""
-PATIENCE = 60.0
-"""Seconds that a body may take to arrive."""
+PATIENCE, MOST_SECONDS = 60.0, 600.0
+"""For the next part of a body to arrive, and for the whole."""
 
 
 def application(worker: Worker, about: About) -> Starlette:
@@ -88,7 +88,7 @@ class _Page:
 
     async def take_picture(self, request: Request) -> Response:
         async with self.bodies:
-            data = await _body(request, MOST_BYTES)
+            data = await body(request, MOST_BYTES)
             return JSONResponse(await self.worker.run(self.worker.look, data))
 
     async def picture(self, request: Request) -> Response:
@@ -124,22 +124,28 @@ def _failed(request: Request, error: Exception) -> Response:
     return _error(500, "An error of the server: its terminal says which.")
 
 
-async def _body(request: Request, most: int) -> bytes:
+async def body(request: Request, most: int) -> bytes:
     """Return what was sent.
 
     What is too large is read to its end and dropped: a sender reads no answer before it.
     """
     kept, size = bytearray(), 0
+    now = asyncio.get_running_loop().time
+    end = now() + MOST_SECONDS
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(PATIENCE) as limit:
             async for part in request.stream():
+                limit.reschedule(min(now() + PATIENCE, end))
                 size += len(part)
                 if size <= most:
                     kept += part
                 else:
                     kept.clear()
     except TimeoutError:
-        raise HTTPException(408, f"nothing more arrived in {PATIENCE:.0f} s") from None
+        late = f"nothing more arrived in {PATIENCE:.0f} s"
+        if now() >= end:
+            late = f"it did not arrive whole in {MOST_SECONDS:.0f} s"
+        raise HTTPException(408, late) from None
     if size > most:
         raise HTTPException(413, f"{size / 1e6:,.1f} MB are too many: at most {most / 1e6:g} MB")
     return bytes(kept)
@@ -147,7 +153,7 @@ async def _body(request: Request, most: int) -> bytes:
 
 async def _values(request: Request) -> dict[str, Any]:
     try:
-        values = json.loads(await _body(request, 100_000))
+        values = json.loads(await body(request, 100_000))
     except (ValueError, RecursionError):
         values = None
     if not isinstance(values, dict):

@@ -43,8 +43,9 @@ def serve(path: Path, device: str, listening: socket.socket, *, opens: bool = Fa
     """
     from PIL import Image
 
-    from mmnet.use.load import load
+    from mmnet.use.load import load, local
 
+    path = local(path)  # a hub's address is resolved once, for both uses of it
     model = load(path, device=device, exact=True)  # before torch is imported
 
     from mmnet.use.page.about import about

@@ -12,9 +12,11 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from PIL import Image
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_image
 
 from mmnet.runtime.errors import DataError, MMNetError
-from mmnet.use.images import FORMATS
+from mmnet.use.images import FORMATS, Source, is_plain_jpeg
 from mmnet.use.model import Model, Picture
 from mmnet.use.page.answer import answer, mask_png
 
@@ -105,8 +107,8 @@ class Worker:
         return self._seen[id]
 
 
-def opened(data: bytes) -> Image.Image:
-    """Decode a picture; what is too large is refused by the head of its file.
+def opened(data: bytes) -> Source:
+    """Decode a picture as a path's; what is too large is refused by the head of its file.
 
     Raises:
         DataError: it is no picture, is damaged, or has too many pixels.
@@ -119,15 +121,21 @@ def opened(data: bytes) -> Image.Image:
         raise DataError("The picture has more than 50 megapixels. Make it smaller.") from None
     except Exception:  # a damaged file can raise nearly anything
         raise DataError("This file is no picture. Choose a JPEG, PNG or WebP file.") from None
-    if (pixels := image.width * image.height) > MOST_PIXELS:
+    if (count := image.width * image.height) > MOST_PIXELS:
         raise DataError(
-            f"The picture has {pixels / 1e6:,.0f} megapixels; {MOST_PIXELS / 1e6:.0f} are allowed. "
+            f"The picture has {count / 1e6:,.0f} megapixels; {MOST_PIXELS / 1e6:.0f} are allowed. "
             "Make it smaller."
         )
     try:
+        if is_plain_jpeg(image):
+            content = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+            pixels: Tensor = decode_image(content, mode=ImageReadMode.RGB)
+            return pixels.permute(1, 2, 0).numpy()
         image.load()
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        if isinstance(error, RuntimeError):  # torchvision's, of its own function, file and line
+            reason = "its JPEG data end early or are invalid"
         raise DataError(f"The picture is damaged ({reason}). Choose a whole copy.") from None
     return image
 

@@ -1,5 +1,6 @@
 """The page's server: what it answers, and what it refuses."""
 
+import asyncio
 import base64
 import io
 import json
@@ -11,16 +12,19 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, JpegImagePlugin
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.testclient import TestClient
+from starlette.types import Message
 
 from mmnet.runtime.errors import MMNetError
 from mmnet.use.model import Model
 from mmnet.use.page.about import About, about
-from mmnet.use.page.app import application
+from mmnet.use.page.app import application, body
 from mmnet.use.page.serve import bound
 from mmnet.use.page.worker import PICTURES, Worker
-from support.page import loaded, made_run, picture, png
+from support.page import claiming, loaded, made_run, picture, png
 from support.tiny import Tiny
 
 HOST = "http://127.0.0.1"
@@ -103,6 +107,27 @@ def test_the_page_gets_what_python_gives(client: TestClient, known: tuple[Model,
         np.testing.assert_array_equal(mask, 255 * looked.find(sentence, threshold).mask)
 
 
+def test_a_plain_jpeg_is_decoded_as_that_of_a_path(
+    client: TestClient, known: tuple[Model, About], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise AssertionError("decoded by Pillow")
+
+    monkeypatch.setattr(JpegImagePlugin.JpegImageFile, "load", fail)
+    for example in known[1].examples:
+        data = example.file.read_bytes()
+        seen = client.post("/pictures", content=data).json()
+        question = {"picture": seen["id"], "sentence": example.sentence}
+        answer = client.post("/find", json=question).json()
+        found = known[0].look(example.file).find(example.sentence)
+        assert (answer["confidence"], answer["area"]) == (found.confidence, found.area)
+        mask = pixels(client.post("/mask", json=question).content)
+        np.testing.assert_array_equal(mask > 0, found.mask)
+        refused = client.post("/pictures", content=data[: len(data) // 2])
+        assert refused.status_code == 400
+        assert "JPEG" in refused.json()["error"]
+
+
 @pytest.mark.parametrize("changes", [{"mmp": False}, {"num_queries": 1}, {"mqe": False}])
 def test_models_without_a_part_have_a_page(
     changes: dict[str, Any], tiny: Tiny, tmp_path: Path
@@ -162,17 +187,46 @@ def test_bad_requests_get_one_line_and_the_server_lives(case: str, client: TestC
     assert client.get("/").status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("gaps", "late"),
+    [([50.0] * 11, None), ([1.0, 70.0], "60 s"), ([50.0] * 20, "600 s")],
+    ids=["steady", "stopped", "too slow"],
+)
+def test_a_body_may_be_slow_while_it_goes_on(gaps: list[float], late: str | None) -> None:
+    """`gaps` are the seconds between its parts, by the loop's own clock."""
+
+    async def received() -> bytes:
+        now, waits = 0.0, iter(gaps)
+        asyncio.get_running_loop().time = lambda: now  # type: ignore[method-assign]
+
+        async def receive() -> Message:
+            nonlocal now
+            now += (gap := next(waits, 0.0))
+            for _ in range(3):  # in which what is due is called
+                await asyncio.sleep(0)
+            return {"type": "http.request", "body": b"a" * bool(gap), "more_body": bool(gap)}
+
+        return await body(Request({"type": "http"}, receive), MB)
+
+    if late is None:
+        assert asyncio.run(received()) == b"a" * len(gaps)
+        return
+    with pytest.raises(HTTPException) as caught:
+        asyncio.run(received())
+    assert caught.value.status_code == 408
+    assert late in caught.value.detail
+
+
 @pytest.mark.parametrize("side", [8_000, 20_000])
 def test_too_many_pixels_are_refused_before_they_are_decoded(
     side: int, client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = png(Image.new("1", (side, side)))
 
     def fail(*_: Any) -> None:
         raise AssertionError("decoded")
 
     monkeypatch.setattr(ImageFile.ImageFile, "load", fail)
-    answer = client.post("/pictures", content=data)
+    answer = client.post("/pictures", content=claiming(side))
     assert answer.status_code == 400
     assert "megapixels" in answer.json()["error"]
 

@@ -3,25 +3,24 @@
 import io
 import json
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
 
 from mmnet.use.model import Model
 from support.browser import BROWSER, Page, browser
-from support.page import loaded, made_run, served
+from support.page import claiming, loaded, made_run, served
 from support.tiny import Tiny
+from support.user import FOUND, ask, choose, downloaded, drawn, order, until_caption
 
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium or google-chrome on the PATH")
 
 SENTENCE = "the big green ring"
-FOUND = "!document.querySelector('#found').hidden && document.querySelector('#busy').hidden"
+SHIFT = 8
 
 
 @pytest.fixture(scope="module")
@@ -34,26 +33,39 @@ def model_and_address(
 
 
 @pytest.fixture
-def address(model_and_address: tuple[Model, str]) -> str:
-    return model_and_address[1]
-
-
-@pytest.fixture
 def model(model_and_address: tuple[Model, str]) -> Model:
     return model_and_address[0]
 
 
 @pytest.fixture
-def page(address: str, tmp_path: Path) -> Iterator[Page]:
-    """The page with its first example; afterwards, no error and no other host was seen."""
-    with browser(tmp_path) as page:
-        page.open(address)
-        page.until(FOUND)
+def address(model_and_address: tuple[Model, str]) -> str:
+    return model_and_address[1]
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    with browser(tmp_path_factory.mktemp("browser")) as page:
         yield page
-        page.js("1")  # reads what the browser has reported
-        kinds: dict[str, list[Any]] = {}
-        for event in page.events:
-            kinds.setdefault(event["method"], []).append(event["params"])
+
+
+@pytest.fixture
+def blank(started: Page, tmp_path: Path) -> Page:
+    """The one browser's page, with nothing of the tests before."""
+    started.reset(tmp_path)
+    return started
+
+
+@pytest.fixture
+def page(blank: Page, address: str) -> Iterator[Page]:
+    """The page with its first example; afterwards, no error and no other host was seen."""
+    page = blank
+    page.open(address)
+    page.until(FOUND)
+    yield page
+    page.js("1")  # reads what the browser has reported
+    kinds: dict[str, list[Any]] = {}
+    for event in page.events:
+        kinds.setdefault(event["method"], []).append(event["params"])
     urls = [asked["request"]["url"] for asked in kinds["Network.requestWillBeSent"]]
     assert all(url.startswith((f"{address}/", "data:image/svg", "blob:")) for url in urls), urls
     assert "Runtime.exceptionThrown" not in kinds
@@ -71,47 +83,11 @@ def photo(tmp_path: Path) -> Path:
     return path
 
 
-def order(page: Page) -> list[int]:
-    """The numbers of the queries, as they stand."""
-    return [int(name.split()[-1]) for name in page.texts(".query b")]
-
-
-def drawn(page: Page) -> str:
-    """The picture as it is drawn, once the next frame is."""
-    shown: str = page.js(
-        "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() =>"
-        " done(document.querySelector('#picture').toDataURL()))))"
-    )
-    return shown
-
-
-def downloaded(folder: Path) -> NDArray[np.bool_]:
-    end = time.monotonic() + 30
-    while not (files := [f for f in folder.glob("the-*.png") if f.stat().st_size]):
-        assert time.monotonic() < end, list(folder.iterdir())
-        time.sleep(0.05)
-    with Image.open(files[0]) as image:
-        return np.asarray(image.convert("1"))
-
-
-def until_caption(page: Page, caption: str) -> None:
-    page.until(f"document.querySelector('#caption').innerText === {json.dumps(caption)}")
-
-
-def ask(page: Page, sentence: str, *, press: bool = False) -> None:
-    page.js("document.querySelector('#sentence').select()")
-    page.type(sentence)
-    page.press("Enter") if press else page.click("form button")
-    until_caption(page, sentence)
-    page.until(FOUND)
-
-
 def test_by_mouse(page: Page, model: Model, photo: Path, tmp_path: Path) -> None:
     page.click("#examples li:nth-child(2) button")
     until_caption(page, page.text("#examples li:nth-child(2)"))
 
-    page.choose("#file", photo)
-    page.until("document.querySelector('#status').innerText.startsWith('150 ')")
+    choose(page, photo)
     assert page.js("document.querySelector('#found').hidden")  # the old answer is gone
     page.click("#sentence")
     page.type(SENTENCE)
@@ -147,8 +123,7 @@ def test_by_mouse(page: Page, model: Model, photo: Path, tmp_path: Path) -> None
 
 
 def test_a_word_ranks_the_queries_that_read_it(page: Page, model: Model, photo: Path) -> None:
-    page.choose("#file", photo)
-    page.until("document.querySelector('#status').innerText.startsWith('150 ')")
+    choose(page, photo)
     ask(page, SENTENCE)
     read = model.look(photo).queries(SENTENCE)
     by_score = order(page)
@@ -165,58 +140,81 @@ def test_a_word_ranks_the_queries_that_read_it(page: Page, model: Model, photo: 
     assert order(page) == by_score
 
 
-def focused(page: Page) -> str:
-    name: str = page.js("document.activeElement.id || document.activeElement.className")
-    return name
-
-
-def tab_to(page: Page, name: str) -> None:
-    for _ in range(40):
-        page.press("Tab")
-        if focused(page).split(" ")[0] == name:
-            return
-    raise AssertionError(f"{name} is not reached by Tab")
-
-
 def test_by_keyboard_alone(page: Page, photo: Path, tmp_path: Path) -> None:
     page.press("Tab")
-    assert focused(page) == "skip"
+    assert page.focused() == "skip"
     page.call("Page.setInterceptFileChooserDialog", enabled=True)
-    tab_to(page, "file")
+    page.tab_to("file")
     outline = page.js("getComputedStyle(document.querySelector('#file + label')).outlineStyle")
     assert outline != "none"
     page.press("Enter")
     page.js("1")  # reads what the browser has reported
     assert any(event["method"] == "Page.fileChooserOpened" for event in page.events)
-    page.choose("#file", photo)
-    page.until("document.querySelector('#status').innerText.startsWith('150 ')")
-    assert focused(page) == "sentence"
-    ask(page, SENTENCE, press=True)
+    choose(page, photo)
+    assert page.focused() == "sentence"
+    sentence = "the left dog"
+    ask(page, sentence, press=True)
 
-    tab_to(page, "threshold")
-    before, drawn_before = page.text("#level"), drawn(page)
+    page.tab_to("threshold")
+    before, drawn_before, status = page.text("#level"), drawn(page), page.text("#status")
     for _ in range(4):
         page.press("ArrowLeft")
     assert float(page.text("#level")) == pytest.approx(float(before.split(",")[0]) - 0.04)
     assert drawn(page) != drawn_before
-    tab_to(page, "download")
+    assert page.text("#status") != status  # which is what a screen reader says
+    for shown in ("#area", "#confidence"):
+        assert page.text(shown) in page.text("#status")
+    page.press("End")
+    assert page.text("#status").startswith("Nothing")
+    page.press("Home")
+    page.tab_to("download")
     page.press("Enter")
     assert downloaded(tmp_path).shape == (90, 150)
 
-    tab_to(page, "word")
+    by_score = order(page)
+    page.tab_to("word")
     assert "attention to the start" in page.text("#ranked")
-    tab_to(page, "query")
-    names = [f"query {number}" for number in order(page)]
-    until_caption(page, names[0])
-    page.press("Tab")
-    until_caption(page, names[1])
+    while page.focused().startswith("word"):
+        by_word = order(page)
+        page.press("Tab")
+    assert by_word != by_score
+    for number in by_score:
+        assert order(page) == by_score
+        until_caption(page, f"query {number}")
+        page.press("Tab")
+    page.press("Tab", SHIFT)
+    page.press("Tab", SHIFT)
+    until_caption(page, f"query {by_score[1]}")
     page.press("Space")  # keeps it
     page.press("Tab")
-    until_caption(page, names[2])
+    until_caption(page, f"query {by_score[2]}")
     page.press("Tab")
-    until_caption(page, names[1])
+    until_caption(page, f"query {by_score[1]}")
     page.press("Escape")
-    until_caption(page, SENTENCE)
+    until_caption(page, sentence)
+
+
+def test_a_kept_word_ranks_the_queries_until_escape(page: Page, photo: Path) -> None:
+    choose(page, photo)
+    ask(page, "the left dog")
+    by_score = order(page)
+    page.click("#words li:nth-child(3) button")
+    by_word = order(page)
+    assert by_word != by_score
+    page.hover(".query")
+    until_caption(page, f"query {by_word[0]}")
+    assert order(page) == by_word
+    page.hover("h1")
+    while page.focused().startswith("word"):
+        page.press("Tab")
+    for number in by_word:
+        assert order(page) == by_word
+        until_caption(page, f"query {number}")
+        page.press("Tab")
+    page.press("Tab", SHIFT)
+    page.press("Escape")
+    assert order(page) == by_score
+    assert page.js("document.activeElement.innerText").startswith(str(by_word[-1]))
 
 
 def test_mistakes_are_said_in_the_page_and_the_next_one_works(page: Page, tmp_path: Path) -> None:
@@ -224,10 +222,8 @@ def test_mistakes_are_said_in_the_page_and_the_next_one_works(page: Page, tmp_pa
         page.until("!document.querySelector('#error').hidden")
         return page.text("#error")
 
-    image = io.BytesIO()
-    Image.new("1", (10_000, 6_000)).save(image, "PNG")
     files = {"no picture": b"%PDF-1.4", "30 MB": bytes(30_000_000)}
-    files["60 megapixels"] = image.getvalue()
+    files["64 megapixels"] = claiming(8_000)
     for word, content in files.items():
         file = tmp_path / "file.png"
         file.write_bytes(content)
@@ -287,10 +283,11 @@ def test_all_that_is_used_has_a_name(page: Page) -> None:
 
 @pytest.mark.parametrize("changes", [{"mmp": False}, {"num_queries": 1}])
 def test_models_without_masks_or_with_one_query(
-    changes: dict[str, Any], tiny: Tiny, tmp_path: Path
+    changes: dict[str, Any], blank: Page, tiny: Tiny, tmp_path: Path
 ) -> None:
+    page = blank
     model, about = loaded(made_run(tmp_path / "run", tiny, **changes))
-    with served(model, about) as address, browser(tmp_path) as page:
+    with served(model, about) as address:
         page.open(address)
         page.until(FOUND)
         assert len(order(page)) == model.config.model.num_queries
@@ -298,3 +295,5 @@ def test_models_without_masks_or_with_one_query(
         page.hover(".query")
         page.until("document.querySelector('#words-hint').innerText.includes('of query')")
         assert (drawn(page) == before) == ("mmp" in changes)
+        assert ("see its mask" in page.text("#asked")) == ("mmp" not in changes)
+        page.open("about:blank")  # which ends its connections

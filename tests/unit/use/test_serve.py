@@ -5,10 +5,12 @@ import http.client
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import threading
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -28,13 +30,14 @@ def run(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextlib.contextmanager
-def started(run: Path, folder: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+def started(checkpoint: str, folder: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """Start `mmnet serve` in a folder; yield it and its port."""
-    command = [sys.executable, "-m", "mmnet", "serve", "--port", "0", "--checkpoint", str(run)]
+    command = [sys.executable, "-m", "mmnet", "serve", "--port", "0", "--checkpoint", checkpoint]
+    hub = {"HF_HOME": str(folder), "HF_HUB_OFFLINE": "1"}
     process = subprocess.Popen(
         command,
         cwd=folder,
-        env=os.environ | {"TMPDIR": str(folder), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"TMPDIR": str(folder), "OMP_NUM_THREADS": "1"} | hub,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -75,7 +78,7 @@ def end(process: subprocess.Popen[str], port: int, number: signal.Signals) -> No
 def test_fifty_requests_at_once_wait_in_line_and_memory_stays_bounded(
     run: Path, tmp_path: Path
 ) -> None:
-    with started(run, tmp_path) as (process, port):
+    with started(str(run), tmp_path) as (process, port):
         load(process, port)
         end(process, port, signal.SIGTERM)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()], "written to disk"
@@ -108,6 +111,14 @@ def load(process: subprocess.Popen[str], port: int) -> None:
     assert most[0] - before < 200 * MB  # all files have 500
 
 
-def test_ctrl_c_ends_it(run: Path, tmp_path: Path) -> None:
-    with started(run, tmp_path) as (process, port):
+def test_a_model_of_a_hub_has_its_score_and_ctrl_c_ends_it(shared: Path, tmp_path: Path) -> None:
+    cached, commit = tmp_path / "hub" / "models--owner--model", "0" * 40
+    shutil.copytree(shared, cached / "snapshots" / commit)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(commit)
+    with started("hf:owner/model", tmp_path) as (process, port):
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/model") as answer:
+            facts = dict(json.load(answer)["facts"])
+        miou = json.loads((shared / "config.json").read_text())["scores"]["val"]["mIoU"]
+        assert facts["val mIoU"] == f"{100 * miou:.1f} %"
         end(process, port, signal.SIGINT)
