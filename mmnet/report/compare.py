@@ -122,7 +122,7 @@ def _out(cell: tuple[str, ...], values: list[float], expected: list[float]) -> s
         return None
     return (
         f"  {_name(cell)}: {mean(values):.2f}, reference {mean(expected):.2f} ± {width:.2f} "
-        f"({len(expected)} seeds): {difference:+.2f}"
+        f"({len(expected)} seed{'s' * (len(expected) > 1)}): {difference:+.2f}"
     )
 
 
