@@ -6,7 +6,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import PackageLoader
 
-from mmnet import __version__
+import mmnet
 from mmnet.config.identity import Identity, flat
 from mmnet.config.paths import RunPaths
 from mmnet.evaluate.metrics import METRICS
@@ -120,7 +120,7 @@ def _facts(run: RunPaths, identity: Identity, record: Record) -> dict[str, str]:
         "Trained on": tags.get("device", unknown),
         "Training time": duration(seconds) if seconds else unknown,
         "Packages": ", ".join(f"{name} {v}" for name, v in versions.items()) or unknown,
-        "Exported by": f"mmnet {__version__}" + (f", git revision {own}" if own else ""),
+        "Exported by": f"mmnet {mmnet.__version__}" + (f", git revision {own}" if own else ""),
     }
     if "accepted" in tags:
         facts["Published in spite of"] = tags["accepted"]
