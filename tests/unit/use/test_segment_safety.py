@@ -23,6 +23,7 @@ def test_what_was_finished_is_kept_however_the_work_ends(
     desk: list[str],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
 ) -> None:
     work = Segmenting._line
 
@@ -34,6 +35,9 @@ def test_what_was_finished_is_kept_however_the_work_ends(
         return work(self, outcome)
 
     monkeypatch.setattr(Segmenting, "_line", ended)
+    # A shell's background job is started with SIGINT ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     command = ["segment", "photos", "the circle", "-o", "out", "--format", "coco"]
     if ending == "error":
         with pytest.raises(ZeroDivisionError):
