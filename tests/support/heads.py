@@ -11,25 +11,14 @@ from mmnet.model.clip import load_clip
 from mmnet.model.heads.cosine import build_cosine
 from mmnet.model.heads.cris import build_cris
 from mmnet.model.heads.vlt import build_vlt
+from support.model import model_config
 
 BUILDERS: dict[str, Callable[..., Any]] = {
     "cris": build_cris,
     "vlt": build_vlt,
     "cosine": build_cosine,
 }
-TINY = {
-    "image_size": 64,
-    "width": 16,
-    "channels": [8, 16, 24],
-    "num_queries": 3,
-    "decoder_layers": 2,
-    "heads": 2,
-    "ffn": 24,
-    "dropout": 0.1,
-    "vector_norm": "none",
-    "variant": "fitted",
-    "cells": "values",
-}
+TINY = {**model_config().model_dump(), "variant": "fitted", "cells": "values"}
 PAPER = {
     "image_size": 480,
     "channels": [256, 512, 1024],

@@ -18,6 +18,7 @@ from support.literal import (
     layer_norm,
     linear,
     multi_head,
+    rand,
     relu,
     relu_conv,
     relu_linear,
@@ -34,10 +35,6 @@ def _seed() -> Iterator[None]:
     torch.manual_seed(0)
     with torch.no_grad():
         yield
-
-
-def rand(*shape: int) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64)
 
 
 # The neck.

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from mmnet.model.heads.vlt import MaskDecoder, QueryBalance, QueryGeneration, Transformer
 from mmnet.model.layers import sine_positions
 from support.heads import build_head, own_parameters
-from support.literal import convolve, layer_norm, linear, multi_head, relu, relu_linear, up
+from support.literal import convolve, layer_norm, linear, multi_head, rand, relu, relu_linear, up
 from support.model import sentences, shaken
 
 B, L, D, TOKENS, H3, N_Q, HEADS = 3, 6, 8, 12, 4, 3, 2
@@ -24,10 +24,6 @@ def _seed() -> Iterator[None]:
     torch.manual_seed(0)
     with torch.no_grad():
         yield
-
-
-def rand(*shape: int) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64)
 
 
 def leaky_conv(w: Any, x: Tensor) -> Tensor:
